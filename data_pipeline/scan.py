@@ -1,0 +1,110 @@
+"""One scan: an image, its mask, whose it is; and the rules that turn files into one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.faults import Refused
+from data_pipeline.pixels import UnreadableImage, opened_image, read_gray
+
+Gray = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scan:
+    """One image and the union of its lesions.
+
+    image is uint8 [H, W]; mask is bool [H, W], True inside any lesion (a normal scan has none).
+    key is unique in its dataset. Scans of one group show the same lesion or are near-duplicates.
+    spacing is mm per pixel (row, column), or None where the file does not tell.
+    """
+
+    key: str
+    image: Gray
+    mask: Mask
+    patient: str
+    group: str
+    label: str
+    spacing: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScanFiles:
+    """The files of one scan, found and not yet read. fold is the set's own, counted from 1, or None."""
+
+    key: str
+    image: Path
+    masks: tuple[Path, ...]
+    patient: str
+    group: str
+    label: str
+    spacing: tuple[float, float] | None = None
+    fold: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a layout found in a folder: usable scans, and the reason for each file or key refused."""
+
+    scans: list[ScanFiles]
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def read_scan(files: ScanFiles) -> Scan:
+    """Decode a scan's files and unite its masks. Raises Refused with the reason, naming the file."""
+    current = files.image
+    try:
+        image = read_gray(current)
+        mask = np.zeros(image.shape, dtype=np.bool_)
+        for current in files.masks:
+            lesion = read_mask(current)
+            if lesion.shape != image.shape:
+                raise Refused(f"mask {current.name} is {size_text(lesion)}, its image {size_text(image)}")
+            mask |= lesion
+    except UnreadableImage as reason:
+        raise Refused(f"{current.name} {reason}") from reason
+    return Scan(files.key, image, mask, files.patient, files.group, files.label, files.spacing)
+
+
+def read_mask(path: Path) -> Mask:
+    """A mask file as bool [H, W]: inside wherever any colour channel is above half of the range.
+
+    The maximum over red, green and blue, and not their luma, which loses a red outline; alpha says nothing.
+    Raises UnreadableImage.
+    """
+    with opened_image(path) as picture:
+        if picture.mode in ("1", "L"):
+            channels = np.asarray(picture.convert("L"), dtype=np.uint8)
+        else:
+            channels = np.asarray(picture.convert("RGB"), dtype=np.uint8).max(axis=2)
+    # Some sets write masks as 0 and 1, which a threshold at half would lose.
+    return channels > (127 if channels.max(initial=0) > 1 else 0)
+
+
+def safe_key(stem: str) -> str:
+    """A file's stem as a key: letters, digits, dash and underscore, so that no tar or store misreads it."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")
+
+
+def without_clashes(scans: Sequence[ScanFiles]) -> Findings:
+    """Keep the first scan of each key and refuse the others by name."""
+    first: dict[str, ScanFiles] = {}
+    refused = {}
+    for scan in scans:
+        if scan.key in first:
+            refused[scan.image.name] = f"has the key {scan.key} of {first[scan.key].image.name}"
+        else:
+            first[scan.key] = scan
+    return Findings(list(first.values()), refused)
+
+
+def size_text(pixels: Gray | Mask) -> str:
+    """Height x width, as messages give it."""
+    return f"{pixels.shape[0]}x{pixels.shape[1]}"

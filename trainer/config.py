@@ -1,0 +1,309 @@
+"""The whole configuration: one typed, frozen tree. A preset or a file gives it, `key=value` changes it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from data_pipeline import WrongCall
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+FourWeights = tuple[
+    Annotated[float, Field(ge=0)],
+    Annotated[float, Field(ge=0)],
+    Annotated[float, Field(ge=0)],
+    Annotated[float, Field(ge=0)],
+]
+
+
+def _height_and_width(value: object) -> object:
+    """512x480 as [512, 480]."""
+    if isinstance(value, str) and value.count("x") == 1:
+        return value.split("x")
+    return value
+
+
+Size = Annotated[tuple[Positive, Positive], BeforeValidator(_height_and_width)]
+
+
+class Branch(BaseModel):
+    """A branch of the tree: nothing changes after it is built, and no unknown key passes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Data(Branch):
+    """Which scans, and how they reach the network."""
+
+    uri: str = ""
+    """Where the dataset is: a path or s3://bucket/prefix, as `sonotrain data ingest` wrote it."""
+    fold: Positive = 1
+    """The fold held out for validation, counted from 1; all others are trained on."""
+    size: Size = (512, 480)
+    """Height and width in pixels to which scans are resized for the network; multiples of 16."""
+    readers: Positive = 4
+    """Threads of each process that fetch and decode samples ahead of the training."""
+
+
+class Augmentation(Branch):
+    """How training scans are varied, each time anew. Zero leaves a scan as it is."""
+
+    flip: Fraction = 0.5
+    """Probability of a left-right flip."""
+    rotation: Annotated[float, Field(ge=0, le=180)] = 15.0
+    """Largest rotation either way, degrees."""
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Largest change of scale either way, as a fraction of the size."""
+    shift: Fraction = 0.05
+    """Largest shift either way, as a fraction of the side."""
+    brightness: Fraction = 0.1
+    """Largest change of brightness either way, as a fraction of the full range."""
+    contrast: Fraction = 0.2
+    """Largest change of contrast either way, as a fraction."""
+
+
+class Network(Branch):
+    """The generator: the network that outlines lesions."""
+
+    name: Literal["unet"] = "unet"
+    """Which network, by its name in the paper's Table 1."""
+    widths: Annotated[tuple[Positive, ...], Field(min_length=5, max_length=5)] = (64, 128, 256, 512, 1024)
+    """Channels of each level, finest first."""
+
+
+class Discriminators(Branch):
+    """The four critics, one for each supervised decoder stage, without shared weights."""
+
+    widths: Annotated[tuple[Positive, ...], Field(min_length=4, max_length=4)] = (64, 128, 256, 512)
+    """Channels of the first four convolutions; the fifth gives one logit map."""
+    strides: Annotated[tuple[Positive, ...], Field(min_length=5, max_length=5)] = (2, 2, 2, 2, 2)
+    """Strides of the five convolutions; smaller ones let smaller scans be trained on."""
+
+
+class Objective(Branch):
+    """The weights of Eq. 1, finest stage first."""
+
+    alpha: FourWeights = (1.0, 0.1, 0.1, 0.1)
+    """Weight of each stage's Dice loss."""
+    beta: FourWeights = (0.05, 0.05, 0.05, 0.05)
+    """Weight of each stage's adversarial loss."""
+    truth: Literal["stage", "full"] = "stage"
+    """Compare each stage at its own resolution (the mask is resampled) or at full (the map is enlarged)."""
+
+
+class Optimizer(Branch):
+    """Adam for both sides."""
+
+    generator_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Learning rate of the generator."""
+    discriminator_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Learning rate of the discriminators."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """How both rates go on over the run: as they are, or down to zero along a cosine."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which both rates rise from zero."""
+
+
+class Training(Branch):
+    """How long, in what pieces, in which precision."""
+
+    epochs: Positive = 100
+    """Times that every training scan is seen."""
+    batch: Positive = 4
+    """Scans of one iteration over all processes together (the global batch)."""
+    accumulation: Positive = 1
+    """Pieces in which a process works through its share of the global batch."""
+    generator_zero: Literal[0, 1, 2] = 0
+    """ZeRO stage of the generator's engine: what its processes share out (nothing, moments, gradients too)."""
+    discriminator_zero: Literal[0, 1, 2] = 0
+    """ZeRO stage of the discriminators' engine."""
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """Arithmetic of the networks: fp32, bf16 autocast, or bf16 where the hardware computes it."""
+    channels_last: bool = False
+    """Keep activations with channels innermost, which CPUs with bf16 and GPUs compute faster."""
+    timeout_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """Minutes after which a process that waits for the others in vain ends the run."""
+
+
+class Checkpoints(Branch):
+    """What is kept of a run to go on from."""
+
+    every_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps between checkpoints inside an epoch; one is written at each epoch's end in any case."""
+    keep: Positive = 2
+    """How many of the newest are kept, beside the best."""
+
+
+class Validation(Branch):
+    """How the held-out fold is judged."""
+
+    every_epochs: Positive = 1
+    """Epochs between validations; the last epoch is always followed by one."""
+    batch: Positive = 8
+    """Scans that the network sees at once."""
+
+
+class Tracking(Branch):
+    """Where a run is written down, beside its own folder. The server is MLflow's own MLFLOW_TRACKING_URI."""
+
+    experiment: str = "sonotrain"
+    """Name of the MLflow experiment."""
+    model: str = "breast-ultrasound-segmenter"
+    """Name under which `crossval` registers the best fold's network."""
+
+
+class Config(Branch):
+    """Everything that a run depends on."""
+
+    output: str = "runs/latest"
+    """Folder of the run: checkpoints, logs, results. A run started again with the same folder goes on."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Everything random follows from it."""
+    folds: tuple[Positive, ...] = ()
+    """Folds that `crossval` holds out in turn; none named means all that the dataset has."""
+    data: Data = Data()
+    augmentation: Augmentation = Augmentation()
+    network: Network = Network()
+    discriminators: Discriminators = Discriminators()
+    objective: Objective = Objective()
+    optimizer: Optimizer = Optimizer()
+    training: Training = Training()
+    checkpoints: Checkpoints = Checkpoints()
+    validation: Validation = Validation()
+    tracking: Tracking = Tracking()
+
+    def replace(self, **changes: Any) -> Config:
+        """A copy with other values, named with two underscores for a dot: replace(data__fold=2)."""
+        tree = self.model_dump()
+        for key, value in changes.items():
+            _set(tree, key.split("__"), value)
+        return Config.model_validate(tree)
+
+    def flat(self) -> dict[str, Any]:
+        """Each value by its dotted key, as `key=value` takes it."""
+        return dict(_leaves(self.model_dump(mode="json")))
+
+
+def load_config(source: str, changes: Sequence[str] = ()) -> Config:
+    """The configuration of a preset's name or a YAML file, with `key=value` changes applied in order.
+
+    Raises WrongCall for a name that is neither, an unknown key (with the nearest valid one) and a value
+    of the wrong type or out of its range.
+    """
+    tree = _read_tree(source)
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise WrongCall(f"{change!r} is no key=value; write for example training.epochs=20")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as broken:
+            raise WrongCall(f"{key}: {text!r} cannot be read as a value") from broken
+        _set(tree, key.split("."), _float_of(value))
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as invalid:
+        raise WrongCall(_first_problem(invalid, source)) from invalid
+
+
+def presets() -> list[str]:
+    """Names of the configurations that come with sonotrain."""
+    folder = resources.files("trainer") / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def keys() -> list[str]:
+    """Every dotted key of the configuration."""
+    return [key for key, _ in _leaves(Config().model_dump(mode="json"))]
+
+
+def _read_tree(source: str) -> dict[str, Any]:
+    if source in presets():
+        text = (resources.files("trainer") / "presets" / f"{source}.yaml").read_text(encoding="utf-8")
+    elif Path(source).is_file():
+        text = Path(source).read_text(encoding="utf-8")
+    else:
+        raise WrongCall(f"{source}: neither a file nor a preset; the presets are {', '.join(presets())}")
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as broken:
+        where = getattr(broken, "problem_mark", None)
+        raise WrongCall(f"{source}: not readable as YAML{f', line {where.line + 1}' if where else ''}") from broken
+    if not isinstance(tree, dict):
+        raise WrongCall(f"{source}: holds no configuration, which is a map of keys to values")
+    return _floats_of(tree)
+
+
+def _set(tree: dict[str, Any], path: Sequence[str], value: object) -> None:
+    *branches, leaf = path
+    for name in branches:
+        below = tree.setdefault(name, {})
+        if not isinstance(below, dict):
+            raise WrongCall(_unknown(".".join(path)))
+        tree = below
+    tree[leaf] = value
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _first_problem(invalid: ValidationError, source: str) -> str:
+    problem = invalid.errors()[0]
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        return f"{source}: {_unknown(key)}"
+    named = ".".join(part for part in path if not part.isdigit())
+    return f"{source}: {named}={problem['input']!r}: {_lower_first(problem['msg'])}{_purpose(named)}"
+
+
+def _unknown(key: str) -> str:
+    nearest = difflib.get_close_matches(key, keys(), n=1, cutoff=0.0)
+    return f"there is no key {key}; the nearest is {nearest[0]}"
+
+
+def _purpose(key: str) -> str:
+    """What the field is for, from its own description."""
+    branch: Any = Config
+    for name in key.split("."):
+        field = branch.model_fields.get(name)
+        if field is None:
+            return ""
+        branch = field.annotation
+        if not (isinstance(branch, type) and issubclass(branch, Branch)):
+            return f" ({field.description})" if field.description else ""
+    return ""
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _floats_of(tree: dict[str, Any]) -> dict[str, Any]:
+    return {key: _floats_of(value) if isinstance(value, dict) else _float_of(value) for key, value in tree.items()}
+
+
+def _float_of(value: object) -> object:
+    """YAML 1.1 reads 1e-4 as text; a person means the number."""
+    if isinstance(value, list):
+        return [_float_of(item) for item in value]
+    if isinstance(value, str) and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
