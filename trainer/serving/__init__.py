@@ -1,0 +1,5 @@
+"""A trained network in use: files from which a registered model is made, and what makes it."""
+
+from trainer.serving.segmenter import Segmenter, load_segmenter, read_safetensors
+
+__all__ = ["Segmenter", "load_segmenter", "read_safetensors"]
