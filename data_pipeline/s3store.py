@@ -32,9 +32,15 @@ READ_TIMEOUT = 30.0
 RESUMPTIONS = 8
 """How often one object's reading goes on after its connection broke."""
 
-_PIECE = 1 << 18
+_PIECE = 1 << 16
 _MISSING = ("NoSuchKey", "404")
-_BROKEN = (boto.HTTPClientError, boto.IncompleteReadError, urllib3.exceptions.HTTPError, ConnectionError)
+_BROKEN = (
+    boto.ConnectionError,
+    boto.HTTPClientError,
+    boto.IncompleteReadError,
+    urllib3.exceptions.HTTPError,
+    ConnectionError,
+)
 
 
 class S3Store:
@@ -85,7 +91,7 @@ class S3Store:
 
     def open(self, name: str) -> BinaryIO:
         """Start to read; a broken body is resumed where it broke."""
-        return io.BufferedReader(_Resumed(self, name, 0, None), _PIECE)
+        return io.BufferedReader(_Resumed(self, name, 0, None), 4 * _PIECE)
 
     def put(self, name: str, source: Path) -> None:
         """Upload in parts where the file is large; the bucket shows the object when the last one has arrived."""
@@ -164,6 +170,8 @@ class S3Store:
             return Fault(f"{uri}: no connection to {server}; is the server up and AWS_ENDPOINT_URL_S3 right?")
         if isinstance(failed, (boto.NoCredentialsError, boto.PartialCredentialsError)):
             return WrongCall(f"{uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE")
+        if isinstance(failed, boto.ParamValidationError):
+            return WrongCall(f"{uri} is no possible name of a bucket or an object in it; correct the URI")
         return WrongCall(f"{uri}: {_one_line(failed)}; check the URI and the AWS settings")
 
 
@@ -198,6 +206,15 @@ class _Resumed(io.RawIOBase):
                 self._position += count
                 return count
         return 0
+
+    def readall(self) -> bytes:
+        """Read what is left; the inherited way goes in steps of 8 KiB, at a third of the speed."""
+        data = bytearray(self._end - self._position)
+        reached = 0
+        with memoryview(data) as view:
+            while reached < len(data):
+                reached += self.readinto(view[reached:])
+        return bytes(data)
 
     def close(self) -> None:
         self._disconnect()
