@@ -1,6 +1,46 @@
 """Raw scans to shards in object storage to batches on the device."""
 
+from data_pipeline.augment import as_floats, augment
 from data_pipeline.faults import Fault, Refused, WrongCall
+from data_pipeline.objectstore import open_store
+from data_pipeline.plan import EpochPlan, plan_epoch, rank_places
 from data_pipeline.scan import Findings, Scan, ScanFiles, read_scan
+from data_pipeline.shards import (
+    Dataset,
+    Index,
+    Sample,
+    Shard,
+    open_dataset,
+    require_free,
+    verify_dataset,
+    write_dataset,
+)
+from data_pipeline.stream import Batch, resize_mask, stream_batches, stream_scans
 
-__all__ = ["Fault", "Findings", "Refused", "Scan", "ScanFiles", "WrongCall", "read_scan"]
+__all__ = [
+    "Batch",
+    "Dataset",
+    "EpochPlan",
+    "Fault",
+    "Findings",
+    "Index",
+    "Refused",
+    "Sample",
+    "Scan",
+    "ScanFiles",
+    "Shard",
+    "WrongCall",
+    "as_floats",
+    "augment",
+    "open_dataset",
+    "open_store",
+    "plan_epoch",
+    "rank_places",
+    "read_scan",
+    "require_free",
+    "resize_mask",
+    "stream_batches",
+    "stream_scans",
+    "verify_dataset",
+    "write_dataset",
+]

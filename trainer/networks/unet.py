@@ -1,7 +1,7 @@
 """The paper's UNet: five levels, and a head at each of the four decoder stages.
 
 Ronneberger et al. (2015) in the layout of the authors' code: two 3x3 convolutions with batch norm to a level,
-2x2 max pooling down, 2x2 transposed convolutions up. 31,042,434 parameters with one head and one input channel.
+2x2 max pooling down, 2x2 transposed convolutions up. 31,042,369 parameters with one head and one input channel.
 
 A registered model carries this file with it, so it rests on torch alone.
 """
