@@ -99,7 +99,10 @@ def without_clashes(scans: Sequence[ScanFiles]) -> Findings:
     refused = {}
     for scan in scans:
         if scan.key in first:
-            refused[scan.image.name] = f"has the key {scan.key} of {first[scan.key].image.name}"
+            taken = first[scan.key].image
+            refused[f"{scan.image.parent.name}/{scan.image.name}"] = (
+                f"has the key {scan.key}, which {taken.parent.name}/{taken.name} has already"
+            )
         else:
             first[scan.key] = scan
     return Findings(list(first.values()), refused)
