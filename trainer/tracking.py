@@ -293,8 +293,8 @@ class _WrittenRun:
         self._failures_in_a_row += 1
         if self._failures == 1:
             _log.warning(
-                "tracking: %s cannot be written to: %s. Training goes on, and what it tells is kept and written as soon "
-                "as that works again (is MLFLOW_TRACKING_URI right, and its server up?); every value is also in "
+                "tracking: %s cannot be written to: %s. Training goes on, and what it tells is kept and written when "
+                "that works again (is MLFLOW_TRACKING_URI right, and its server up?); every value is also in "
                 "metrics.jsonl in the run's folder",
                 self._place,
                 root_of(failure),
