@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 LARGEST_SIDE = 16384
 """Pixels. A larger image is refused before it is decoded: no ultrasound device makes one."""
@@ -57,7 +57,7 @@ def opened_image(file: Path | BinaryIO) -> Iterator[Image.Image]:
         raise UnreadableImage("is missing") from missing
     except IsADirectoryError as folder:
         raise UnreadableImage("is a folder") from folder
-    except Image.UnidentifiedImageError as unknown:
+    except UnidentifiedImageError as unknown:
         raise UnreadableImage("is no image that can be read") from unknown
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as broken:
         raise UnreadableImage(f"cannot be read: {broken}") from broken

@@ -39,7 +39,7 @@ class EpochPlan:
     @property
     def batches(self) -> int:
         """Global batches of the epoch: the same for every rank."""
-        return self.order.shape[0]
+        return int(self.order.shape[0])
 
     @property
     def counted(self) -> NDArray[np.bool_]:
@@ -90,7 +90,8 @@ def _places(reading_order: Positions, global_batch: int) -> Positions:
     # An epoch smaller than one batch has no first batch to fill up from: it repeats itself.
     filling = order[0] if batches > 1 else place % reading_order.size
     order[-1, in_last_batch:] = filling[in_last_batch:]
-    return reading_order[order]
+    filled: Positions = reading_order[order]
+    return filled
 
 
 def _scrambled(numbers: Positions, base: int) -> NDArray[np.uint64]:

@@ -164,7 +164,7 @@ def require_free(store: Store) -> None:
         raise WrongCall(f"{store.uri} holds a dataset already; name another place or remove that one first")
 
 
-def verify_dataset(uri: str, seen: Callable[[Shard], None] = lambda shard: None) -> list[str]:
+def verify_dataset(uri: str, seen: Callable[[Shard], None] = lambda _: None) -> list[str]:
     """Read everything again and say what is wrong, in a line each; an empty list means that it is sound."""
     dataset = open_dataset(uri)
     wrong = _shared_between_folds(dataset.index.samples)
@@ -311,7 +311,7 @@ def _parse_index(text: bytes, uri: str) -> Index:
         sound = (
             content["digest"] == index.digest
             and all(re.fullmatch(r"[A-Za-z0-9_-]+\.tar", shard.name) for shard in shards)
-            and all(0 <= s.offset and s.offset + s.length <= shards[s.shard].bytes for s in samples)
+            and all(s.offset >= 0 and s.offset + s.length <= shards[s.shard].bytes for s in samples)
             and len({sample.key for sample in samples}) == len(samples) > 0
         )
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as broken:

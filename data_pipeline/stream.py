@@ -132,7 +132,8 @@ def _ahead(items: Iterable[T], depth: int) -> Iterator[T]:
     def put(entry: tuple[T | None, BaseException | None]) -> None:
         while not stopped.is_set():
             try:
-                return ready.put(entry, timeout=0.1)
+                ready.put(entry, timeout=0.1)
+                return
             except queue.Full:
                 continue
 
@@ -163,11 +164,11 @@ def _ahead(items: Iterable[T], depth: int) -> Iterator[T]:
         stopped.set()
 
 
-def _open_s3(url: str, mode: str = "rb", bufsize: int = 8192, **_: Any) -> BinaryIO:
+def _open_s3(url: str, mode: str = "rb", *_: Any, **__: Any) -> BinaryIO:
     """webdataset's opener for s3://bucket/key, so that any of its readers can read our shards from a store."""
     if not mode.startswith("r"):
         raise Fault(f"{url}: shards are written by `sonotrain data ingest`, not through webdataset")
-    folder, _, name = url.rpartition("/")
+    folder, name = url.rsplit("/", 1)
     return open_store(folder).open(name)
 
 

@@ -305,5 +305,3 @@ def _float_of(value: object) -> object:
         except ValueError:
             return value
     return value
-
-

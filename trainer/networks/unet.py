@@ -7,6 +7,7 @@ A registered model carries this file with it, so it rests on torch alone.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,7 @@ class UNet(nn.Module):
     first; heads is how many stages, counted from the finest, have a head.
     """
 
-    def __init__(
-        self, in_channels: int = 1, widths: Sequence[int] = (64, 128, 256, 512, 1024), heads: int = 4
-    ) -> None:
+    def __init__(self, in_channels: int = 1, widths: Sequence[int] = (64, 128, 256, 512, 1024), heads: int = 4) -> None:
         super().__init__()
         levels = list(widths)
         self.down = nn.ModuleList(
@@ -29,8 +28,7 @@ class UNet(nn.Module):
         )
         self.pool = nn.MaxPool2d(2)
         self.rise = nn.ModuleList(
-            nn.ConvTranspose2d(below, width, kernel_size=2, stride=2)
-            for width, below in zip(levels, levels[1:], strict=False)
+            nn.ConvTranspose2d(below, width, kernel_size=2, stride=2) for width, below in pairwise(levels)
         )
         self.up = nn.ModuleList(TwoConvolutions(2 * width, width) for width in levels[:-1])
         self.heads = nn.ModuleList(nn.Conv2d(width, 1, kernel_size=1) for width in levels[:heads])
