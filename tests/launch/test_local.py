@@ -1,0 +1,225 @@
+"""Jobs of real processes on this machine."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_pipeline import Fault, WrongCall
+from launch.cores import Cores, usable_cores
+from launch.job import Job, verb_job
+from launch.local import free_port, run_local
+
+pytestmark = pytest.mark.skipif(usable_cores().count < 2, reason="two processes need two cores")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[[str], Job]:
+    """A job of two processes of a small program, which gets tmp_path as its argument."""
+
+    def make(program: str) -> Job:
+        script = tmp_path / "program.py"
+        script.write_text("import os, signal, sys, time\nrank = int(os.environ['RANK'])\n" + textwrap.dedent(program))
+        return Job((sys.executable, str(script), str(tmp_path)), 2)
+
+    return make
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.02)
+    return true()
+
+
+def test_every_rank_learns_its_place(job: Callable[[str], Job], tmp_path: Path) -> None:
+    names = "LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR OMP_NUM_THREADS"
+    screen = io.StringIO()
+    program = f"print(*(os.environ[name] for name in {names.split()!r}), os.environ['MASTER_PORT'])"
+    assert run_local(job(program), tmp_path / "logs", screen) == 0
+    threads = max(1, usable_cores().count // 2)
+    first, second = ((tmp_path / "logs" / f"rank-{rank}.log").read_text() for rank in (0, 1))
+    assert first.startswith(f"0 2 2 127.0.0.1 {threads} ")
+    assert second.startswith(f"1 2 2 127.0.0.1 {threads} ")
+    assert first.split()[-1] == second.split()[-1]
+
+
+def test_a_thread_count_of_the_user_is_kept(
+    job: Callable[[str], Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    screen = io.StringIO()
+    run_local(job("print(os.environ['OMP_NUM_THREADS'])"), tmp_path, screen)
+    assert sorted(screen.getvalue().split("\n")) == ["", "7", "[rank 1] 7"]
+
+
+def test_ranks_share_the_cores_and_no_core_is_shared(job: Callable[[str], Job], tmp_path: Path) -> None:
+    cores = usable_cores()
+    if not cores.numbers:
+        pytest.skip("a quota names no cores")
+    run_local(job("print(*sorted(os.sched_getaffinity(0)))"), tmp_path, io.StringIO())
+    bound = [[int(core) for core in (tmp_path / f"rank-{rank}.log").read_text().split()] for rank in (0, 1)]
+    assert bound[0] + bound[1] == list(cores.numbers)
+    assert bound[0]
+    assert bound[1]
+
+
+def test_seven_cores_go_to_three_processes_without_one_left_over() -> None:
+    cores = Cores(7, (0, 1, 2, 3, 8, 9, 10))
+    assert [cores.share(rank, 3) for rank in range(3)] == [(0, 1), (2, 3), (8, 9, 10)]
+
+
+def test_rank_0_speaks_plainly_and_the_others_behind_their_names(job: Callable[[str], Job], tmp_path: Path) -> None:
+    screen = io.StringIO()
+    run_local(job("print(f'hello from {rank}'); print('Düsseldorf', end='')"), tmp_path, screen)
+    assert sorted(screen.getvalue().splitlines()) == [
+        "Düsseldorf",
+        "[rank 1] Düsseldorf",
+        "[rank 1] hello from 1",
+        "hello from 0",
+    ]
+    assert (tmp_path / "rank-1.log").read_text() == "hello from 1\nDüsseldorf"
+
+
+def test_logs_of_an_earlier_job_are_kept_and_not_shown_again(job: Callable[[str], Job], tmp_path: Path) -> None:
+    run_local(job("print('first')"), tmp_path, io.StringIO())
+    screen = io.StringIO()
+    run_local(job("print('second')"), tmp_path, screen)
+    assert "first" not in screen.getvalue()
+    assert (tmp_path / "rank-0.log").read_text() == "first\nsecond\n"
+
+
+def test_a_killed_rank_is_named_and_the_others_are_ended(job: Callable[[str], Job], tmp_path: Path) -> None:
+    program = """
+        print("step 1 of 9", flush=True)
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(600)
+    """
+    screen = io.StringIO()
+    began = time.monotonic()
+    with pytest.raises(Fault, match=r"rank 1 was killed by SIGKILL; the other processes were ended; .*rank-1\.log"):
+        run_local(job(program), tmp_path, screen)
+    assert time.monotonic() - began < 5
+    assert screen.getvalue().endswith("The last lines of rank 1:\n    step 1 of 9\n")
+
+
+def test_a_rank_that_ignores_sigterm_is_killed_with_its_whole_group(job: Callable[[str], Job], tmp_path: Path) -> None:
+    program = """
+        import subprocess
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if rank == 0:
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            open(f"{sys.argv[1]}/pids", "w").write(f"{os.getpid()} {child.pid} .")
+            time.sleep(600)
+        while not (os.path.exists(f"{sys.argv[1]}/pids") and "." in open(f"{sys.argv[1]}/pids").read()):
+            time.sleep(0.01)
+        sys.exit(3)
+    """
+    began = time.monotonic()
+    with pytest.raises(Fault, match="rank 1 exited with status 3"):
+        run_local(job(program), tmp_path, io.StringIO(), grace=0.5)
+    assert time.monotonic() - began < 5
+    for pid in (tmp_path / "pids").read_text().split()[:2]:
+        assert wait_until(lambda pid=pid: not is_running(int(pid))), pid  # type: ignore[misc]
+
+
+def test_a_wrong_call_is_told_once_and_gives_status_2(job: Callable[[str], Job], tmp_path: Path) -> None:
+    program = """
+        print("error: there is no key data.urn; the nearest is data.uri", file=sys.stderr)
+        sys.exit(2)
+    """
+    screen = io.StringIO()
+    assert run_local(job(program), tmp_path, screen) == 2
+    assert screen.getvalue() == "error: there is no key data.urn; the nearest is data.uri\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_launcher_is_handed_on(job: Callable[[str], Job], tmp_path: Path, number: int) -> None:
+    program = """
+        def leave(number, frame):
+            print("told", signal.Signals(number).name)
+            sys.exit(0)
+        signal.signal(signal.SIGTERM, leave)
+        signal.signal(signal.SIGINT, leave)
+        print("ready", flush=True)
+        time.sleep(600)
+    """
+    launcher, logs = start_launcher(job(program), tmp_path)
+    launcher.send_signal(number)
+    output, _ = launcher.communicate(timeout=20)
+    name = signal.Signals(number).name
+    assert f"stopped by {name}; the logs are in " in output
+    for log in logs:
+        assert log.read_text().splitlines() == ["ready", f"told {name}"]
+
+
+def test_nobody_outlives_a_killed_launcher(job: Callable[[str], Job], tmp_path: Path) -> None:
+    launcher, logs = start_launcher(job("print(os.getpid(), 'ready', flush=True); time.sleep(600)"), tmp_path)
+    pids = [int(log.read_text().split()[0]) for log in logs]
+    assert all(is_running(pid) for pid in pids)
+    launcher.kill()
+    launcher.communicate(timeout=20)
+    assert wait_until(lambda: not any(is_running(pid) for pid in pids))
+
+
+def test_more_processes_than_cores_are_a_wrong_call(tmp_path: Path) -> None:
+    count = usable_cores().count
+    with pytest.raises(WrongCall, match=f"{count + 1} processes are more than the {count} cores"):
+        run_local(Job((sys.executable, "-c", ""), count + 1), tmp_path)
+
+
+def test_the_port_is_free_to_listen_on() -> None:
+    import socket
+
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", free_port()))
+        server.listen()
+
+
+@pytest.mark.parametrize("verb", ["data", "models", "evaluate", "nothing-known"])
+def test_only_training_verbs_can_be_launched(verb: str) -> None:
+    with pytest.raises(WrongCall, match=f"{verb} cannot be launched; .*train, crossval"):
+        verb_job([verb], 2)
+
+
+def test_an_empty_command_is_a_wrong_call() -> None:
+    with pytest.raises(WrongCall, match="nothing to launch"):
+        verb_job([], 2)
+
+
+def start_launcher(job: Job, folder: Path) -> tuple[subprocess.Popen[str], list[Path]]:
+    """A launcher in a process of its own, after both of its ranks have said that they are ready."""
+    program = f"""
+        import sys
+        from pathlib import Path
+        from data_pipeline import Fault
+        from launch.job import Job
+        from launch.local import run_local
+        try:
+            run_local(Job({job.argv!r}, 2), Path({str(folder)!r}))
+        except Fault as fault:
+            print(fault)
+    """
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    logs = [folder / f"rank-{rank}.log" for rank in (0, 1)]
+    assert wait_until(lambda: all(log.exists() and re.search("ready", log.read_text()) for log in logs), 20)
+    return launcher, logs
