@@ -81,9 +81,10 @@ def start_run(
 
 
 def import_mlflow() -> ModuleType:
-    """MLflow, imported when it is needed (it takes seconds), without telemetry and with short time-outs.
+    """MLflow, imported when it is needed (it takes seconds), quiet, without telemetry and with short time-outs.
 
-    Values that the environment already has are left alone. Without ours a dead server is waited for for minutes.
+    Values that the environment already has are left alone. By MLflow's own it waits minutes for a dead server, and
+    packs a project's uv.lock that happens to lie in the working directory into every model.
     """
     for variable, value in (
         ("MLFLOW_DISABLE_TELEMETRY", "true"),
@@ -91,6 +92,9 @@ def import_mlflow() -> ModuleType:
         ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20"),
         ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"),
         ("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1"),
+        ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"),
+        ("MLFLOW_LOGGING_LEVEL", "WARNING"),
+        ("MLFLOW_UV_AUTO_DETECT", "false"),
     ):
         os.environ.setdefault(variable, value)
     import mlflow
