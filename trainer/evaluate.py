@@ -1,0 +1,122 @@
+"""A network, or a baseline to hold it against, judged on scans at their own resolution; and the written results."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline import Scan, WrongCall
+from trainer.atomic import replacing
+from trainer.metrics import ScanScore, Summary, score_scan
+
+
+class Predictor(Protocol):
+    """What can be judged: probabilities in 0..1, float32 [H, W] for each image uint8 [H, W], and a threshold."""
+
+    @property
+    def threshold(self) -> float:
+        """The probability from which a pixel is lesion."""
+
+    def probabilities(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """The probability of lesion for each pixel of each image."""
+
+
+def evaluate(
+    predictor: Predictor,
+    scans: Iterable[Scan],
+    batch: int = 8,
+    surface: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> list[ScanScore]:
+    """The score of each scan, in order. At most `batch` scans are held at a time.
+
+    surface=False leaves HD95 out. progress is told the number of scans done, after each batch.
+    """
+    remaining = iter(scans)
+    scores: list[ScanScore] = []
+    while judged := _judge(predictor, list(islice(remaining, batch)), surface):
+        scores += judged
+        if progress:
+            progress(len(scores))
+    return scores
+
+
+def _judge(predictor: Predictor, scans: Sequence[Scan], surface: bool) -> list[ScanScore]:
+    maps = predictor.probabilities([scan.image for scan in scans])
+    return [
+        score_scan(scan, probability, predictor.threshold, surface)
+        for scan, probability in zip(scans, maps, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class CentredEllipse:
+    """A baseline without a network: the same ellipse in the middle of every scan, lesion inside, nothing outside.
+
+    height and width are its axes as fractions of the scan's.
+    """
+
+    height: float
+    width: float
+    threshold: float = 0.5
+
+    @classmethod
+    def fitted_to(cls, truths: Iterable[NDArray[np.bool_]]) -> CentredEllipse:
+        """The ellipse with the mean area and the mean shape of the lesions in masks [H, W]; masks without one pass.
+
+        The area is the mean fraction of a scan that is lesion. The shape is height to width of the lesions' box,
+        each a fraction of the scan's side; its mean is geometric, so that tall and wide lesions weigh alike.
+        Raises WrongCall when no mask has a lesion.
+        """
+        areas: list[float] = []
+        shapes: list[float] = []
+        for truth in truths:
+            rows, columns = np.flatnonzero(truth.any(axis=1)), np.flatnonzero(truth.any(axis=0))
+            if len(rows):
+                height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
+                areas.append(float(truth.mean()))
+                shapes.append(math.log((height / truth.shape[0]) / (width / truth.shape[1])))
+        if not areas:
+            raise WrongCall("no scan to fit the centred ellipse to has a lesion; give it scans of lesions")
+        # An ellipse with axes h and w has the area pi / 4 * h * w.
+        product = float(np.mean(areas)) * 4 / math.pi
+        shape = math.exp(float(np.mean(shapes)))
+        return cls(height=math.sqrt(product * shape), width=math.sqrt(product / shape))
+
+    def probabilities(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """1 inside the ellipse and 0 outside: float32 [H, W] for each image uint8 [H, W]."""
+        maps = []
+        for image in images:
+            down, across = (_from_centre(side) for side in image.shape)
+            inside = (down[:, None] / self.height) ** 2 + (across[None, :] / self.width) ** 2 <= 0.25
+            maps.append(inside.astype(np.float32))
+        return maps
+
+
+def _from_centre(side: int) -> NDArray[np.float64]:
+    """Where the centres of a side's pixels lie, from -0.5 at one end to 0.5 at the other."""
+    return (np.arange(side) + 0.5) / side - 0.5
+
+
+def write_json(path: Path, summary: Summary, about: Mapping[str, Any]) -> None:
+    """The summary as one JSON object; about says what was judged on what, and stands before it."""
+    with replacing(path) as partial:
+        text = json.dumps({**about, **summary.as_json()}, indent=2, allow_nan=False)
+        partial.write_text(f"{text}\n", encoding="utf-8")
+
+
+def write_csv(path: Path, scores: Sequence[ScanScore]) -> None:
+    """One row a scan, with the names of ScanScore's fields above; what does not exist is empty."""
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, [field.name for field in fields(ScanScore)], lineterminator="\n")
+        table.writeheader()
+        table.writerows(asdict(score) for score in scores)
