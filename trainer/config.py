@@ -127,7 +127,7 @@ class Training(Branch):
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """Arithmetic of the networks: fp32, bf16 autocast, or bf16 where the hardware computes it."""
     channels_last: bool = False
-    """Keep activations with channels innermost, which CPUs with bf16 and GPUs compute faster."""
+    """Keep activations with channels innermost, which GPUs and CPUs with AVX-512 compute faster."""
     timeout_minutes: Annotated[float, Field(gt=0)] = 10.0
     """Minutes after which a process that waits for the others in vain ends the run."""
 

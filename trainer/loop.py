@@ -1,0 +1,166 @@
+"""One training: epochs over the plan, validation, checkpoints; a run started again goes on where it stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from data_pipeline import Batch, Dataset, augment, plan_epoch, stream_batches, stream_scans
+from trainer import checkpoint
+from trainer.config import Config
+from trainer.curves import Curves
+from trainer.engines import Engines, start_engines
+from trainer.evaluate import evaluate, write_csv
+from trainer.feasible import check, dataset_of
+from trainer.metrics import ScanScore, summarise
+from trainer.processes import World, joined
+from trainer.run_folder import RunFolder, TrainingResult
+from trainer.serving import Segmenter
+from trainer.status import StatusLine
+from trainer.step import StepLosses, train_step
+from trainer.tracking import Run, start_run
+
+
+def train(config: Config) -> TrainingResult:
+    """Train one network on all folds but one, as the launcher's environment says: alone or with other ranks.
+
+    Raises WrongCall for a configuration that cannot be trained, before anything is written.
+    """
+    dataset = dataset_of(config)
+    with joined(config.training.timeout_minutes) as world:
+        return train_fold(config, dataset, world)
+
+
+def train_fold(config: Config, dataset: Dataset, world: World, parent: str | None = None) -> TrainingResult:
+    """Train within a job whose processes are joined already. parent is the MLflow run that this one belongs to."""
+    check(config, dataset, world.size)
+    folder = RunFolder(Path(config.output))
+    finished = world.tell(folder.begin(config, dataset.index.digest) if world.leads else None)
+    if finished:
+        return finished
+
+    # ------------------------------------------------------------------------------------------------------
+    # What the run is made of
+
+    started = time.monotonic()
+    engines = start_engines(config, world.size, world.device)
+    learnt_from = [fold for fold in dataset.folds() if fold != config.data.fold]
+    batches = plan_epoch(dataset.index, learnt_from, config.seed, 0, config.training.batch).batches
+    steps = config.training.epochs * batches
+
+    # ------------------------------------------------------------------------------------------------------
+    # Where it stands
+
+    newest = checkpoint.newest(folder.checkpoints) if world.leads else None
+    progress = checkpoint.load(newest, engines, world, lambda: _settle(engines, config, world))
+    run = _tracked(folder, config, dataset, parent, world)
+    curves = Curves(folder.curves, run, world, progress.step)
+    status = StatusLine(world.leads, config.training.epochs, steps, config.training.batch, progress.step)
+
+    # ------------------------------------------------------------------------------------------------------
+    # Epochs
+
+    try:
+        for epoch in range(progress.epoch, config.training.epochs):
+            plan = plan_epoch(dataset.index, learnt_from, config.seed, epoch, config.training.batch)
+            places = plan.for_rank(world.size, world.rank)[progress.batch :]
+            for batch in status.waited_for(stream_batches(dataset, places, config.data.size, config.data.readers)):
+                engines.set_rates(config.optimizer, progress.step, steps)
+                for losses in _iteration(engines, batch, config, epoch, world.device):
+                    curves.add(losses)
+                progress = replace(progress, step=progress.step + 1, batch=progress.batch + 1)
+                curves.step(progress.step)
+                status.step(epoch, progress.step, curves.latest)
+                if _falls_on(progress.step, config.checkpoints.every_steps) and progress.batch < batches:
+                    checkpoint.save(folder.checkpoints, engines, progress, config, dataset.index.digest, world)
+
+            progress = replace(progress, epoch=epoch + 1, batch=0)
+            last = progress.epoch == config.training.epochs
+            if last or _falls_on(progress.epoch, config.validation.every_epochs):
+                scores = validate(engines, dataset, config, world, surface=last)
+                summary = summarise(scores)
+                curves.validated(summary, progress.step)
+                status.validated(progress.epoch, summary)
+                if (summary.dsc.mean or 0.0) > progress.best_dsc:
+                    progress = replace(
+                        progress, best_dsc=summary.dsc.mean or 0.0, best_epoch=progress.epoch, best_step=progress.step
+                    )
+            checkpoint.save(folder.checkpoints, engines, progress, config, dataset.index.digest, world)
+    except BaseException:
+        run.finish("FAILED")
+        raise
+    finally:
+        status.close()
+
+    # ------------------------------------------------------------------------------------------------------
+    # What it came to
+
+    if world.leads:
+        write_csv(folder.scores, scores)
+        folder.finish(progress, summary, time.monotonic() - started, dataset.index.digest)
+        for path in (folder.result, folder.scores, folder.config):
+            run.artifact(path)
+    run.finish()
+    for engine in (engines.generator, engines.discriminators):
+        engine.destroy()
+    return world.tell(folder.read_result() if world.leads else None)  # type: ignore[return-value]
+
+
+def validate(engines: Engines, dataset: Dataset, config: Config, world: World, surface: bool) -> list[ScanScore]:
+    """The generator's scores on the held-out fold at the scans' own resolution, on every rank; each judges a part."""
+    checkpoint.average_buffers(engines.generator.module, world)
+    positions = dataset.positions([config.data.fold])[world.rank :: world.size]
+    segmenter = Segmenter(engines.generator.module, config.data.size)
+    scans = stream_scans(dataset, positions, config.data.readers)
+    return world.gather(evaluate(segmenter, scans, config.validation.batch, surface))
+
+
+def _iteration(
+    engines: Engines, batch: Batch, config: Config, epoch: int, device: torch.device
+) -> Iterator[StepLosses]:
+    """One iteration on a rank's share of the global batch, a micro-batch after the other."""
+    image, mask = augment(
+        batch.image.to(device, non_blocking=True),
+        batch.mask.to(device, non_blocking=True),
+        batch.keys,
+        config.seed,
+        epoch,
+        **config.augmentation.model_dump(),
+    )
+    if config.training.channels_last:
+        image = image.to(memory_format=torch.channels_last)
+    size = image.shape[0] // config.training.accumulation
+    for piece, truth in zip(image.split(size), mask.split(size), strict=True):
+        yield train_step(engines, piece, truth, config.objective)
+
+
+def _settle(engines: Engines, config: Config, world: World) -> None:
+    """An iteration on nothing, after which the optimizers have state that a checkpoint can fill."""
+    nothing = torch.zeros(1, 1, *config.data.size, device=world.device)
+    for _ in range(config.training.accumulation):
+        train_step(engines, nothing, nothing, config.objective)
+
+
+def _tracked(folder: RunFolder, config: Config, dataset: Dataset, parent: str | None, world: World) -> Run:
+    """The MLflow run of this training: the one that it began with, where it goes on."""
+    run = start_run(
+        name=folder.path.name,
+        experiment=config.tracking.experiment,
+        params=config.flat() | {"world_size": world.size},
+        tags={"dataset.name": dataset.index.name, "dataset.digest": dataset.index.digest},
+        parent=parent,
+        resume=folder.tracked_as() if world.leads else None,
+        rank=world.rank,
+    )
+    if run.id:
+        folder.note_tracked_as(run.id)
+    return run
+
+
+def _falls_on(count: int, every: int) -> bool:
+    """Whether something done every so many times falls on this one; 0 is never."""
+    return every > 0 and count % every == 0

@@ -1,0 +1,98 @@
+"""The processes of one job: how they find each other, what they tell each other, and how they part."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from data_pipeline import Fault
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """Where a process stands among those of its job. device is where its networks live."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes files, prints and tracks."""
+        return self.rank == 0
+
+    def tell(self, value: T) -> T:
+        """Rank 0's value, on every rank."""
+        box: list[T | None] = [value if self.leads else None]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]  # type: ignore[return-value]
+
+    def gather(self, values: list[T]) -> list[T]:
+        """Every rank's values in the order of ranks, on every rank."""
+        parts: list[list[T]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(parts, values)
+        return [value for part in parts for value in part]
+
+
+@contextmanager
+def joined(timeout_minutes: float) -> Iterator[World]:
+    """Join the processes that the launcher's environment (RANK, WORLD_SIZE, ...) speaks of, or be one alone.
+
+    A process that waits longer than the time-out for another ends with an error. All leave together: a
+    process that is torn down while others still talk to it can abort at exit.
+    """
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    # DeepSpeed's shared-memory collectives for CPUs would be compiled at start, and need ninja on the PATH.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    for name, value in _alone().items():
+        os.environ.setdefault(name, value)
+    accelerated = torch.cuda.is_available()
+    local_rank = int(os.environ["LOCAL_RANK"])
+    device = torch.device("cuda", local_rank) if accelerated else torch.device("cpu")
+    if accelerated:
+        torch.cuda.set_device(device)
+    try:
+        deepspeed.init_distributed(
+            dist_backend="nccl" if accelerated else "gloo",
+            timeout=timedelta(minutes=timeout_minutes),
+            verbose=False,
+        )
+    except (RuntimeError, ValueError) as apart:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise Fault(f"rank {os.environ['RANK']} did not find the others at {address}: {_first_line(apart)}") from apart
+    yield World(dist.get_rank(), dist.get_world_size(), device)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _alone() -> dict[str, str]:
+    """The environment of a job of one process."""
+    if "WORLD_SIZE" in os.environ:
+        return {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,141 @@
+"""The folder of a run, named by `output`: what lies in it, and whether it is the same run that is started again.
+
+config.yaml         the configuration, written at the start
+checkpoints/        step-00001234/, the newest ones and the best
+metrics.jsonl       the curves, a line a point
+run.json            the digest of its dataset, and its id in MLflow
+validation.csv      a row a scan of the held-out fold, by the last weights
+result.json         written last: a run that has it is finished
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_pipeline import Fault, WrongCall
+from trainer.checkpoint import Progress
+from trainer.config import Config, load_config
+from trainer.metrics import Summary
+
+MAY_CHANGE = (
+    "output",
+    "folds",
+    "data.uri",
+    "data.readers",
+    "training.generator_zero",
+    "training.discriminator_zero",
+    "training.timeout_minutes",
+    "checkpoints.every_steps",
+    "checkpoints.keep",
+    "validation.batch",
+    "tracking.experiment",
+    "tracking.model",
+)
+"""Keys of which a run that goes on may have another value: they decide nothing that it learns."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run came to: its last weights, and how they outline the fold that was held out.
+
+    The last, because the best of many epochs, chosen by the fold that is then reported, would flatter. The best
+    epoch's checkpoint is kept beside it. validation is the JSON form of trainer.metrics.Summary.
+    """
+
+    output: str
+    checkpoint: str
+    epochs: int
+    validation: Mapping[str, Any]
+    best_epoch: int
+    best_dsc: float
+    best_checkpoint: str
+    seconds: float
+    digest: str
+
+
+class RunFolder:
+    """Paths of a run's files, and what they say."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.checkpoints = path / "checkpoints"
+        self.curves = path / "metrics.jsonl"
+        self.scores = path / "validation.csv"
+        self.result = path / "result.json"
+        self._identity = path / "run.json"
+
+    def begin(self, config: Config, digest: str) -> TrainingResult | None:
+        """Make the folder, or recognise the run that lies there; gives its result when it is finished already.
+
+        Raises WrongCall where another configuration or another dataset's run lies.
+        """
+        if self._identity.exists():
+            self._require_same(config, digest)
+            return self.read_result() if self.result.exists() else None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            _write(self.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            _write(self._identity, json.dumps({"digest": digest}))
+        except OSError as failed:
+            raise WrongCall(f"output={self.path} cannot be written: {failed.strerror}") from failed
+        return None
+
+    def finish(self, progress: Progress, summary: Summary, seconds: float, digest: str) -> None:
+        """Write the result, which makes the run a finished one."""
+        result = TrainingResult(
+            output=str(self.path),
+            checkpoint=str(self.checkpoints / f"step-{progress.step:08d}"),
+            epochs=progress.epoch,
+            validation=summary.as_json(),
+            best_epoch=progress.best_epoch,
+            best_dsc=progress.best_dsc,
+            best_checkpoint=str(self.checkpoints / f"step-{progress.best_step:08d}"),
+            seconds=round(seconds, 1),
+            digest=digest,
+        )
+        _write(self.result, json.dumps(asdict(result), indent=1))
+
+    def read_result(self) -> TrainingResult:
+        """The result of a finished run. Raises Fault where the file is damaged."""
+        try:
+            return TrainingResult(**json.loads(self.result.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as broken:
+            raise Fault(f"{self.result} is damaged ({broken}); remove it, and the run goes on without it") from broken
+
+    def tracked_as(self) -> str | None:
+        """The run's id in MLflow, where it has been started before."""
+        return self._identity_kept().get("run_id")
+
+    def note_tracked_as(self, run_id: str) -> None:
+        """Keep the run's id in MLflow, so that the run goes on under it."""
+        _write(self._identity, json.dumps(self._identity_kept() | {"run_id": run_id}))
+
+    def _identity_kept(self) -> dict[str, str]:
+        try:
+            kept: dict[str, str] = json.loads(self._identity.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as broken:
+            raise Fault(f"{self._identity} is damaged ({broken}); name another output") from broken
+        return kept
+
+    def _require_same(self, config: Config, digest: str) -> None:
+        before = load_config(str(self.config)).flat() | {"the dataset's digest": self._identity_kept().get("digest")}
+        for key, value in (config.flat() | {"the dataset's digest": digest}).items():
+            if key not in MAY_CHANGE and before[key] != value:
+                raise WrongCall(
+                    f"{self.path} holds a run with {key}={before[key]}, and this one has {value}; "
+                    "name another output, or the same configuration to go on"
+                )
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
