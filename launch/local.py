@@ -17,7 +17,7 @@ from typing import TextIO
 
 from data_pipeline import Fault, WrongCall
 from launch.cores import Cores, usable_cores
-from launch.job import Job
+from launch.job import Job, bound
 from launch.screen import GrowingLog, Screen
 
 GRACE = 10.0
@@ -110,12 +110,10 @@ class _Rank:
     def __init__(self, rank: int, job: Job, port: int, cores: Cores, logs: Path) -> None:
         self.rank = rank
         self.log = GrowingLog(rank, logs / f"rank-{rank}.log", LAST_LINES)
-        begin = Path(__file__).with_name("begin.py")
-        own_cores = ",".join(str(core) for core in cores.share(rank, job.processes))
         # A rank writes straight to its log, which so is whole whatever becomes of the launcher.
         with self.log.path.open("ab") as sink:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(begin), str(os.getpid()), own_cores, *job.argv],
+                bound(job.argv, cores.share(rank, job.processes)),
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,

@@ -1,0 +1,145 @@
+"""`sonotrain data ...`: datasets written, described, checked, and the order in which training reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from launch.options import ChosenFolds, JsonFile, fold_list, height_and_width, write_json
+from launch.terminal import say, show_table, with_progress
+
+if TYPE_CHECKING:
+    from data_pipeline import Dataset
+
+REFUSED_SHOWN = 30
+"""Refused scans named on the terminal; the index has them all."""
+
+data = typer.Typer(no_args_is_help=True, help="Write, describe and check datasets.")
+
+Destination = Annotated[str, typer.Argument(metavar="DEST", help="The dataset: a path or s3://bucket/prefix.")]
+
+
+@data.command()
+def ingest(
+    layout: Annotated[str, typer.Argument(metavar="LAYOUT", help="bus_bra or breast_lesions_usg.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="The folder of scans, as published.")],
+    destination: Destination,
+    folds: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=2, help="Divide into N folds; if not given, the set's own folds, or else 5."),
+    ] = None,
+    codec: Annotated[Literal["png", "npy"], typer.Option(help="How images lie in the shards.")] = "png",
+    shard_mb: Annotated[int, typer.Option(metavar="N", min=1, help="Megabytes of a shard.")] = 32,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first scan that cannot be used.")] = False,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="The dataset's name; if not given, LAYOUT.")] = None,
+    json: JsonFile = None,
+) -> None:
+    """Pack a folder of scans into a dataset of shards, with folds that share no patient."""
+    from data_pipeline import open_dataset
+    from launch.ingest import Ingestion, ingest
+
+    say(f"Ingesting {source} ({layout}) to {destination}")
+    ingest(Ingestion(layout, source, destination, name or layout, folds, codec, shard_mb, strict), say)
+    _describe(open_dataset(destination), json)
+
+
+@data.command()
+def phantom(
+    destination: Destination,
+    count: Annotated[int, typer.Option(metavar="N", min=2, help="How many scans.")],
+    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width in pixels.")],
+    seed: Annotated[int, typer.Option(metavar="S", min=0, help="Other seeds give other scans.")] = 0,
+    folds: Annotated[int, typer.Option(metavar="N", min=2, help="Divide into N folds.")] = 5,
+    json: JsonFile = None,
+) -> None:
+    """Write a dataset of synthetic scans with known lesions."""
+    from data_pipeline import open_dataset, open_store, require_free, write_dataset
+    from data_pipeline.folds import assign_folds
+    from data_pipeline.phantom import phantom
+
+    shape = height_and_width(size)
+    say(f"Making {count} phantoms of {size} pixels in {destination}")
+    require_free(open_store(destination))
+    scans = [phantom(number, shape, seed) for number in with_progress(range(count), "phantoms made", count)]
+    write_dataset(destination, "phantoms", scans, assign_folds(scans, folds), refused={})
+    _describe(open_dataset(destination), json)
+
+
+@data.command()
+def info(destination: Destination, json: JsonFile = None) -> None:
+    """Say what a dataset holds, from its index alone."""
+    from data_pipeline import open_dataset
+
+    _describe(open_dataset(destination), json)
+
+
+@data.command()
+def verify(destination: Destination) -> None:
+    """Read every byte of a dataset again and compare it with what was written."""
+    from data_pipeline import Fault, open_dataset, verify_dataset
+
+    shards = open_dataset(destination).index.shards
+    say(f"Reading {len(shards)} shards of {destination} again")
+    wrong = verify_dataset(destination, seen=lambda shard: say(f"{shard.name}: {shard.bytes:,} bytes read"))
+    for line in wrong:
+        say(line)
+    if wrong:
+        raise Fault(f"{destination} is damaged in {len(wrong)} places, listed above; ingest it again elsewhere")
+    say(f"{destination} is sound")
+
+
+@data.command()
+def order(
+    destination: Destination,
+    seed: Annotated[int, typer.Option(metavar="S", min=0)],
+    epoch: Annotated[int, typer.Option(metavar="E", min=0)],
+    global_batch: Annotated[int, typer.Option(metavar="G", min=1, help="Scans of one iteration over all ranks.")],
+    world: Annotated[int, typer.Option(metavar="W", min=1, help="Number of ranks.")],
+    rank: Annotated[int, typer.Option(metavar="R", min=0, help="Whose order, from 0.")],
+    start: Annotated[int, typer.Option(metavar="P", min=0, help="Begin at this place of the global order.")] = 0,
+    folds: ChosenFolds = None,
+    json: JsonFile = None,
+) -> None:
+    """Say in which order a rank reads scans in an epoch, without reading a shard."""
+    from data_pipeline import WrongCall, open_dataset, plan_epoch
+
+    dataset = open_dataset(destination)
+    chosen = fold_list(folds)
+    dataset.positions(chosen)
+    plan = plan_epoch(dataset.index, chosen, seed, epoch, global_batch)
+    places = plan.for_rank(world, rank)
+    if start % global_batch or start > plan.order.size:
+        raise WrongCall(f"--start {start} is no multiple of the global batch, {global_batch}, up to {plan.order.size}")
+    keys = [dataset.index.samples[position].key for position in places[start // global_batch :].ravel()]
+    write_json(json, {"keys": keys})
+    if json is None:
+        for key in keys:
+            say(key)
+    say(f"{len(keys)} scans of rank {rank} of {world} in epoch {epoch}{f', written to {json}' if json else ', above'}")
+
+
+def _describe(dataset: Dataset, json: Path | None) -> None:
+    """A dataset's index for a person and, if wanted, for a machine."""
+    index = dataset.index
+    facts: dict[str, Any] = {
+        "name": index.name,
+        "digest": index.digest,
+        "codec": index.codec,
+        "samples": len(index.samples),
+        "patients": len({sample.patient for sample in index.samples}),
+        "shards": len(index.shards),
+        "bytes": sum(shard.bytes for shard in index.shards),
+        "folds": dataset.folds(),
+        "refused": dict(index.refused),
+    }
+    folds = ", ".join(f"{fold}: {count}" for fold, count in facts["folds"].items())
+    shown = {**facts, "bytes": f"{facts['bytes']:,}", "folds": folds, "refused": len(index.refused)}
+    show_table("Dataset", ("what", "value"), shown.items())
+    if index.refused:
+        show_table("Refused", ("scan or file", "reason"), list(index.refused.items())[:REFUSED_SHOWN])
+        if len(index.refused) > REFUSED_SHOWN:
+            say(f"... and {len(index.refused) - REFUSED_SHOWN} more, named in {dataset.uri}/index.json")
+    write_json(json, facts)
+    say(f"Dataset {index.name}: {len(index.samples)} scans in {dataset.uri}")
