@@ -1,22 +1,21 @@
-"""A network, or a baseline to hold it against, judged on scans at their own resolution; and the written results."""
+"""A network, or a baseline to hold it against, judged on scans at their own resolution; and the table of them."""
 
 from __future__ import annotations
 
 import csv
-import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline import Scan, WrongCall
 from trainer.atomic import replacing
-from trainer.metrics import ScanScore, Summary, score_scan
+from trainer.metrics import ScanScore, score_scan
 
 
 class Predictor(Protocol):
@@ -30,23 +29,12 @@ class Predictor(Protocol):
         """The probability of lesion for each pixel of each image."""
 
 
-def evaluate(
-    predictor: Predictor,
-    scans: Iterable[Scan],
-    batch: int = 8,
-    surface: bool = True,
-    progress: Callable[[int], None] | None = None,
-) -> list[ScanScore]:
-    """The score of each scan, in order. At most `batch` scans are held at a time.
-
-    surface=False leaves HD95 out. progress is told the number of scans done, after each batch.
-    """
+def evaluate(predictor: Predictor, scans: Iterable[Scan], batch: int = 8, surface: bool = True) -> list[ScanScore]:
+    """The score of each scan, in order. At most `batch` scans are held at a time; surface=False leaves HD95 out."""
     remaining = iter(scans)
     scores: list[ScanScore] = []
     while judged := _judge(predictor, list(islice(remaining, batch)), surface):
         scores += judged
-        if progress:
-            progress(len(scores))
     return scores
 
 
@@ -105,13 +93,6 @@ class CentredEllipse:
 def _from_centre(side: int) -> NDArray[np.float64]:
     """Where the centres of a side's pixels lie, from -0.5 at one end to 0.5 at the other."""
     return (np.arange(side) + 0.5) / side - 0.5
-
-
-def write_json(path: Path, summary: Summary, about: Mapping[str, Any]) -> None:
-    """The summary as one JSON object; about says what was judged on what, and stands before it."""
-    with replacing(path) as partial:
-        text = json.dumps({**about, **summary.as_json()}, indent=2, allow_nan=False)
-        partial.write_text(f"{text}\n", encoding="utf-8")
 
 
 def write_csv(path: Path, scores: Sequence[ScanScore]) -> None:

@@ -3,7 +3,8 @@
 The rules:
 - A measure is computed for each scan at the scan's own resolution and then averaged over scans.
 - A missed lesion (there is one and no pixel is marked) scores DSC 0, precision 0, recall 0, Jaccard 0, and as HD95
-  the scan's diagonal, which no other outline reaches. So missing a lesion never improves a mean.
+  the scan's diagonal, which no other outline reaches. So missing a lesion improves none of their means. RMSE
+  looks at probabilities, not outlines, and needs no such rule.
 - A normal scan (no lesion in the truth) has no such measures and is left out of the means. It is judged by
   whether any pixel was marked, a false positive.
 - HD95 is in mm when the pixel spacing of every scan with a lesion is known, otherwise in pixels for all of them.
