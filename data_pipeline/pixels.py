@@ -59,5 +59,5 @@ def opened_image(file: Path | BinaryIO) -> Iterator[Image.Image]:
         raise UnreadableImage("is a folder") from folder
     except UnidentifiedImageError as unknown:
         raise UnreadableImage("is no image that can be read") from unknown
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as broken:
+    except (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError) as broken:
         raise UnreadableImage(f"cannot be read: {broken}") from broken
