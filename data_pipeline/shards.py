@@ -18,11 +18,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from data_pipeline.faults import Fault, WrongCall
 from data_pipeline.objectstore import Store, open_store
@@ -181,20 +183,28 @@ def verify_dataset(uri: str, seen: Callable[[Shard], None] = lambda _: None) -> 
         for sample in dataset.index.samples:
             if sample.shard == number:
                 try:
-                    scan_from_members(members_of(data[sample.offset : sample.offset + sample.length]), sample)
+                    members = members_of(data[sample.offset : sample.offset + sample.length], sample.key)
+                    scan_from_members(members, sample)
                 except Fault as damaged:
                     wrong.append(f"{shard.name}: {damaged}")
         seen(shard)
     return wrong
 
 
-def members_of(data: bytes) -> dict[str, bytes]:
-    """The files of one sample's slice of a tar, by their name after the key."""
+def members_of(data: bytes, key: str) -> dict[str, bytes]:
+    """The files of one sample's slice of a tar, by their name after the key, as webdataset reads them.
+
+    Raises Fault when they are no such files, or another sample's.
+    """
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            return {member.name.partition(".")[2]: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
-    except (tarfile.TarError, AttributeError) as broken:
-        raise Fault(f"a sample's bytes are no tar members ({broken}); `sonotrain data verify` tells more") from broken
+        found = list(group_by_keys(tar_file_expander([{"url": key, "stream": io.BytesIO(data)}])))
+    except (tarfile.TarError, ValueError, EOFError) as broken:
+        raise Fault(f"{key}: its bytes are no tar members; `sonotrain data verify` tells more") from broken
+    owners = [members["__key__"] for members in found]
+    if owners != [key]:
+        raise Fault(f"{key}: the index places it where {', '.join(owners) or 'nothing'} lies; ingest again")
+    members: dict[str, bytes] = found[0]
+    return members
 
 
 def scan_from_members(members: Mapping[str, bytes], sample: Sample) -> Scan:
@@ -273,11 +283,11 @@ def _decode(members: Mapping[str, bytes], part: str, sample: Sample) -> NDArray[
     pixels: Any = None
     try:
         if f"{part}.npy" in members:
-            pixels = np.load(io.BytesIO(members[f"{part}.npy"]), allow_pickle=False)
+            pixels = np.lib.format.read_array(io.BytesIO(members[f"{part}.npy"]), allow_pickle=False)
         elif f"{part}.png" in members:
             pixels = cv2.imdecode(np.frombuffer(members[f"{part}.png"], np.uint8), cv2.IMREAD_GRAYSCALE)
-    except (ValueError, EOFError, cv2.error) as broken:
-        raise Fault(f"{sample.key}: its {part} cannot be decoded ({broken})") from broken
+    except (ValueError, TypeError, SyntaxError, EOFError, TokenError, cv2.error) as broken:  # numpy's header is Python
+        raise Fault(f"{sample.key}: its {part} is damaged; `sonotrain data verify` tells more") from broken
     if pixels is None or pixels.dtype != np.uint8 or pixels.shape != (sample.height, sample.width):
         raise Fault(f"{sample.key}: its {part} is damaged or missing; `sonotrain data verify` tells more")
     return pixels  # type: ignore[no-any-return]

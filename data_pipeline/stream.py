@@ -9,10 +9,10 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import islice
 from typing import Any, BinaryIO, TypeVar
 
@@ -22,13 +22,12 @@ import torch
 import webdataset as wds
 from numpy.typing import NDArray
 from torch import Tensor
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from data_pipeline.faults import Fault
 from data_pipeline.objectstore import open_store
 from data_pipeline.pixels import resize_gray
 from data_pipeline.scan import Scan
-from data_pipeline.shards import Dataset, Sample, scan_from_members
+from data_pipeline.shards import Dataset, Sample, members_of, scan_from_members
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -88,29 +87,33 @@ def _scans(dataset: Dataset, samples: Sequence[Sample], readers: int, finish: Ca
     def planned() -> Iterator[Sample]:
         yield from samples
 
-    def read(planned: Iterable[Sample]) -> Iterator[dict[str, Any]]:
-        def fetch(sample: Sample) -> dict[str, Any]:
+    def read(planned: Generator[Sample, None, None]) -> Iterator[tuple[Sample, str, bytes]]:
+        def fetch(sample: Sample) -> tuple[Sample, str, bytes]:
             shard = dataset.index.shards[sample.shard].name
-            data = dataset.store.read(shard, sample.offset, sample.length)
-            return {"url": f"{dataset.uri}/{shard}", "stream": BytesIO(data)}
+            return sample, shard, dataset.store.read(shard, sample.offset, sample.length)
 
         return _in_order(fetch, planned, readers)
 
-    def decoded(found: Iterable[dict[str, Any]]) -> Iterator[R]:
-        def decode(pair: tuple[Sample, dict[str, Any]]) -> R:
-            sample, members = pair
-            if members["__key__"] != sample.key:
-                raise Fault(f"{members['__url__']}: found {members['__key__']} where the index places {sample.key}")
-            return finish(scan_from_members(members, sample))
+    def decoded(pieces: Generator[tuple[Sample, str, bytes], None, None]) -> Iterator[R]:
+        def decode(piece: tuple[Sample, str, bytes]) -> R:
+            sample, shard, data = piece
+            try:
+                scan = scan_from_members(members_of(data, sample.key), sample)
+            except Fault as damaged:
+                raise Fault(f"{dataset.uri}/{shard}: {damaged}") from damaged
+            return finish(scan)
 
-        return _in_order(decode, zip(samples, found, strict=True), readers)
+        return _in_order(decode, pieces, readers)
 
-    return [planned, read, tar_file_expander, group_by_keys, decoded]
+    return [planned, read, decoded]
 
 
-def _in_order(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """map() by several threads: results come in the items' order, and few items are held at once."""
-    with ThreadPoolExecutor(threads) as pool:
+def _in_order(work: Callable[[T], R], items: Generator[T, None, None], threads: int) -> Iterator[R]:
+    """map() by several threads: results come in the items' order, and few items are held at once.
+
+    The items' generator is closed at the end, whatever that is: an error's traceback would keep its threads alive.
+    """
+    with closing(items), ThreadPoolExecutor(threads) as pool:
         running: deque[Future[R]] = deque()
         try:
             for item in items:
