@@ -77,7 +77,11 @@ def resize_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.ui
     if mask.shape == size:
         return mask.astype(np.uint8)
     height, width = size
-    covered = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    covered: NDArray[Any] = mask.astype(np.float32)
+    if (height - mask.shape[0]) * (width - mask.shape[1]) < 0:
+        # OpenCV weighs by area only where no side grows or none shrinks, so here one side goes first.
+        covered = cv2.resize(covered, (width, mask.shape[0]), interpolation=cv2.INTER_AREA)
+    covered = cv2.resize(covered, (width, height), interpolation=cv2.INTER_AREA)
     return (covered >= 0.5).astype(np.uint8)
 
 
