@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol
 
-START_SECONDS = 20.0
+START_SECONDS = 30.0
 """Longest wait for the run's id. A run that has none by then gets it later, in the background."""
 FINISH_SECONDS = 20.0
 """Longest wait for the last values to be written."""
@@ -238,8 +238,8 @@ class _WrittenRun:
     def _open(self) -> None:
         """Find the run to go on with, or create one. The client is set last, when there is a run to write to."""
         mlflow = import_mlflow()
-        for noisy in (logging.getLogger("urllib3.connectionpool"), *logging.getLogger("mlflow").handlers):
-            noisy.addFilter(_of_another_thread)
+        for noisy in ("urllib3.connectionpool", "mlflow.store.db.utils"):
+            logging.getLogger(noisy).addFilter(_of_another_thread)
         self._place = without_credentials(mlflow.get_tracking_uri())
         client = mlflow.MlflowClient()
         if self._resume is not None and not self._reopened(client):
