@@ -136,7 +136,7 @@ def write_dataset(
     """Pack scans, in their order, into shards of about shard_mb and publish their index.
 
     folds gives each key's fold. refused is read when all scans are written, so it may fill up meanwhile.
-    Raises WrongCall where a dataset lies already or no scan came.
+    Raises WrongCall where a dataset lies already, no scan came, or a key came twice or cannot name files in a tar.
     """
     if codec not in CODECS:
         raise WrongCall(f"there is no codec {codec}; choose one of {', '.join(CODECS)}")
@@ -144,9 +144,15 @@ def write_dataset(
     require_free(store)
     shards: list[Shard] = []
     samples: list[Sample] = []
+    keys: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="sonotrain-") as scratch:
         packer = _Packer(Path(scratch), codec)
         for scan in scans:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", scan.key):
+                raise WrongCall(f"{scan.key!r} is no key, which is made of letters, digits, dash and underscore")
+            if scan.key in keys:
+                raise WrongCall(f"the key {scan.key} came twice; nothing is published at {store.uri}")
+            keys.add(scan.key)
             samples.append(packer.add(scan, folds[scan.key], shard=len(shards)))
             if packer.bytes >= shard_mb * MEGABYTE:
                 shards.append(packer.finish(store, len(shards)))
