@@ -327,7 +327,7 @@ def _parse_index(text: bytes, uri: str) -> Index:
         sound = (
             content["digest"] == index.digest
             and all(re.fullmatch(r"[A-Za-z0-9_-]+\.tar", shard.name) for shard in shards)
-            and all(s.offset >= 0 and s.offset + s.length <= shards[s.shard].bytes for s in samples)
+            and all(s.shard >= 0 and 0 <= s.offset < s.offset + s.length <= shards[s.shard].bytes for s in samples)
             and len({sample.key for sample in samples}) == len(samples) > 0
         )
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as broken:
