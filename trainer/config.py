@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from data_pipeline import WrongCall
 
@@ -36,7 +37,17 @@ Size = Annotated[tuple[Positive, Positive], BeforeValidator(_height_and_width)]
 class Branch(BaseModel):
     """A branch of the tree: nothing changes after it is built, and no unknown key passes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: object, field: ValidationInfo) -> object:
+        """Keep yes, on and true from counting as 1, for which Python takes them."""
+        wanted = cls.model_fields[str(field.field_name)].annotation
+        items = value if isinstance(value, list | tuple) else [value]
+        if wanted is not bool and any(isinstance(item, bool) for item in items):
+            raise PydanticCustomError("truth", "input should not be a truth value")
+        return value
 
 
 class Data(Branch):
@@ -228,14 +239,19 @@ def _read_tree(source: str) -> dict[str, Any]:
     if source in presets():
         text = (resources.files("trainer") / "presets" / f"{source}.yaml").read_text(encoding="utf-8")
     elif Path(source).is_file():
-        text = Path(source).read_text(encoding="utf-8")
+        try:
+            text = Path(source).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as unreadable:
+            raise WrongCall(f"{source}: not readable as text") from unreadable
     else:
         raise WrongCall(f"{source}: neither a file nor a preset; the presets are {', '.join(presets())}")
     try:
-        tree = yaml.safe_load(text) or {}
+        tree = yaml.safe_load(text)
     except yaml.YAMLError as broken:
         where = getattr(broken, "problem_mark", None)
         raise WrongCall(f"{source}: not readable as YAML{f', line {where.line + 1}' if where else ''}") from broken
+    if tree is None:
+        return {}
     if not isinstance(tree, dict):
         raise WrongCall(f"{source}: holds no configuration, which is a map of keys to values")
     return _floats_of(tree)
@@ -244,10 +260,11 @@ def _read_tree(source: str) -> dict[str, Any]:
 def _set(tree: dict[str, Any], path: Sequence[str], value: object) -> None:
     *branches, leaf = path
     for name in branches:
-        below = tree.setdefault(name, {})
-        if not isinstance(below, dict):
+        if tree.get(name) is None:  # not there, or there with nothing below it
+            tree[name] = {}
+        if not isinstance(tree[name], dict):
             raise WrongCall(_unknown(".".join(path)))
-        tree = below
+        tree = tree[name]
     tree[leaf] = value
 
 
@@ -263,8 +280,9 @@ def _first_problem(invalid: ValidationError, source: str) -> str:
     problem = invalid.errors()[0]
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
-    if problem["type"] == "extra_forbidden":
-        return f"{source}: {_unknown(key)}"
+    if problem["type"] in ("extra_forbidden", "invalid_key"):
+        whole = next(_leaves({key: problem["input"]}), (key, None))[0]  # of an unknown branch, a key below it
+        return f"{source}: {_unknown(whole)}"
     named = ".".join(part for part in path if not part.isdigit())
     return f"{source}: {named}={problem['input']!r}: {_lower_first(problem['msg'])}{_purpose(named)}"
 
