@@ -23,6 +23,9 @@ from scipy import ndimage
 
 from data_pipeline import Scan
 
+MEASURES = ("dsc", "precision", "recall", "jaccard", "rmse", "hd95")
+"""What a Summary holds a distribution of."""
+
 RESAMPLES = 2000
 """Bootstrap samples behind an interval."""
 
