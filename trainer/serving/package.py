@@ -40,7 +40,9 @@ def package_model(model_folder: Path, into: Path, model_id: str, run_id: str | N
         carried.mkdir()
         for name in (WEIGHTS, DESCRIPTION):
             shutil.copyfile(model_folder / name, carried / name)
-        model = mlflow.models.Model(model_id=model_id, run_id=run_id, model_uuid=model_id)
+        model = mlflow.models.Model(
+            artifact_path=f"models:/{model_id}", model_id=model_id, run_id=run_id, model_uuid=model_id
+        )
         mlflow.pyfunc.save_model(
             path=str(into),
             python_model=str(code),
