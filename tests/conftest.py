@@ -85,7 +85,7 @@ def scans() -> Callable[..., list[Scan]]:
 
 @pytest.fixture(scope="session")
 def packed(scans: Callable[..., list[Scan]], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Dataset]:
-    """A factory of datasets in a folder of their own: scans in shards of about a megabyte, patients over three folds."""
+    """A factory of datasets, each in a new folder: shards of about a megabyte, patients divided into three folds."""
 
     def pack(made: list[Scan] | int, codec: str = "png") -> Dataset:
         if isinstance(made, int):
