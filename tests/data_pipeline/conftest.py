@@ -1,0 +1,97 @@
+"""Small folders of phantoms in the layouts of public sets."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import openpyxl
+import pytest
+from PIL import Image
+
+from data_pipeline.phantom import phantom
+from data_pipeline.scan import Gray, Mask, Scan
+
+
+@pytest.fixture
+def bus_bra_folder(tmp_path: Path) -> Path:
+    """Twelve scans of six cases in the layout of BUS-BRA: cases 1 to 6, official folds 1, 2, 3, 1, 2, 3."""
+    folder = tmp_path / "bus-bra"
+    data: list[tuple[object, ...]] = [("ID", "Case", "Histology", "Pathology", "Side")]
+    folds: list[tuple[object, ...]] = [("ID", "Pathology", "kFold", "valid_1")]
+    for number, scan in enumerate(_with_lesion(12)):
+        case, side = 1 + number // 2, "lr"[number % 2]
+        write_image(folder / "Images" / f"bus_{case:04d}-{side}.png", scan.image)
+        write_mask(folder / "Masks" / f"mask_{case:04d}-{side}.png", scan.mask)
+        name = f"bus_{case:04d}-{side}"
+        pathology = "malignant" if case % 3 == 0 else "benign"
+        data.append((name, case, "fibroadenoma, of a kind", pathology, side))
+        folds.append((name, pathology, 1 + (case - 1) % 3, "NaN"))
+    write_table(folder / "bus_data.csv", data)
+    write_table(folder / "5-fold-cv.csv", folds)
+    return folder
+
+
+@pytest.fixture
+def breast_lesions_folder(tmp_path: Path) -> Path:
+    """Five cases in the layout of BrEaST-Lesions-USG: 3 has two further findings, 4 no mask at all, 5 no pixel size."""
+    folder = tmp_path / "breast-lesions-usg"
+    pictures = folder / "images_and_masks"
+    rows: list[tuple[object, ...]] = [
+        ("CaseID", "Image_filename", "Mask_tumor_filename", "Mask_other_filename", "Pixel_size", "Classification")
+    ]
+    for case, scan in enumerate(_with_lesion(5), start=1):
+        name = f"case{case:03d}"
+        write_image(pictures / f"{name}.png", scan.image, alpha=True)
+        if case == 4:
+            rows.append((case, f"{name}.png", None, None, 0.008, "normal"))
+            continue
+        write_mask(pictures / f"{name}_tumor.png", scan.mask, alpha=True)
+        for finding in (1, 2) if case == 3 else ():
+            write_mask(pictures / f"{name}_other{finding}.png", ~scan.mask, alpha=True)
+        pixel_size = "not available" if case == 5 else 0.005 + case / 1000
+        label = "malignant" if case == 2 else "benign"
+        rows.append((case, f"{name}.png", f"{name}_tumor.png", None, pixel_size, label))
+    write_workbook(folder / "clinical-data.xlsx", rows)
+    return folder
+
+
+def write_image(path: Path, image: Gray, alpha: bool = False) -> None:
+    """An 8 bit gray PNG, or the same gray as RGBA with a transparent left half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    opaque = np.arange(image.shape[1]) >= image.shape[1] // 2
+    layers = [image, image, image, np.broadcast_to(opaque * np.uint8(255), image.shape)]
+    Image.fromarray(np.dstack(layers) if alpha else image).save(path)
+
+
+def write_mask(path: Path, mask: Mask, alpha: bool = False) -> None:
+    """A 1 bit PNG, or an RGBA one that is opaque inside the lesion only."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    layer = mask.astype(np.uint8) * 255
+    Image.fromarray(np.dstack([layer] * 4) if alpha else mask).save(path)
+
+
+def write_table(path: Path, rows: list[tuple[object, ...]]) -> None:
+    """A CSV file with commas."""
+    with path.open("w", newline="") as text:
+        csv.writer(text).writerows(rows)
+
+
+def write_workbook(path: Path, rows: list[tuple[object, ...]]) -> None:
+    """An Excel workbook of one sheet."""
+    workbook = openpyxl.Workbook()
+    for row in rows:
+        workbook.active.append(row)
+    workbook.save(path)
+
+
+def _with_lesion(count: int) -> Iterator[Scan]:
+    """The first phantoms that have one, in sizes that differ."""
+    found = 0
+    number = 0
+    while found < count:
+        scan = phantom(number, (64 + number % 3, 80 - number % 5))
+        number += 1
+        if scan.label != "normal":
+            found += 1
+            yield scan
