@@ -97,6 +97,7 @@ def import_mlflow() -> ModuleType:
         ("MLFLOW_UV_AUTO_DETECT", "false"),
     ):
         os.environ.setdefault(variable, value)
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # It would print the tracking URI's password.
     import mlflow
 
     return mlflow

@@ -317,11 +317,12 @@ def test_a_server_killed_in_the_middle_and_started_again_has_every_value(
     server: Callable[[], Any],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
     (tmp_path / "result.json").write_text("{}")
     with server() as where:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", where)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", where.replace("://", "://someone:hunter2@"))
         run = start_run("killed", "outage", {"seed": 1}, {})
         assert run.id is not None
         assert longest_call(run, range(100)) < CALL_SECONDS
@@ -337,6 +338,8 @@ def test_a_server_killed_in_the_middle_and_started_again_has_every_value(
         assert [entry.path for entry in client().list_artifacts(run.id)] == ["result.json"]
         assert client().get_run(run.id).info.status == "FINISHED"
     assert caplog.text.count("WARNING") == 1
+    printed = capfd.readouterr()
+    assert "hunter2" not in printed.out + printed.err + caplog.text
 
 
 # What may be told
