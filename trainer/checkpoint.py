@@ -144,17 +144,17 @@ def average_buffers(module: nn.Module, world: World) -> None:
 def _tensors(side: str, engine: Any) -> dict[str, dict[str, Tensor]]:
     """What the two files of a side hold: collective where ZeRO shares the values out."""
     module: nn.Module = engine.module
-    values = {name: _whole(engine, parameter, None) for name, parameter in module.named_parameters()}
+    values = {name: whole(engine, parameter, None) for name, parameter in module.named_parameters()}
     values |= {name: buffer.detach().cpu().clone() for name, buffer in module.named_buffers()}
     moments = {
-        f"{moment}/{name}": _whole(engine, parameter, moment)
+        f"{moment}/{name}": whole(engine, parameter, moment)
         for name, parameter in module.named_parameters()
         for moment in MOMENTS
     }
     return {f"{side}.safetensors": values, f"{side}.moments.safetensors": moments}
 
 
-def _whole(engine: Any, parameter: nn.Parameter, moment: str | None) -> Tensor:
+def whole(engine: Any, parameter: nn.Parameter, moment: str | None) -> Tensor:
     """A parameter's float32 value, or one of its moments, from wherever its ZeRO stage keeps it."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 

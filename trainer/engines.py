@@ -92,6 +92,7 @@ def _settings(batch: int, accumulation: int, world_size: int, zero_stage: int) -
         "train_batch_size": batch,
         "train_micro_batch_size_per_gpu": batch // (world_size * accumulation),
         "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": 0.0,  # DeepSpeed's default is to clip at a norm of 1, which the paper does not
         "zero_optimization": {"stage": zero_stage},
         "steps_per_print": 10**9,
     }

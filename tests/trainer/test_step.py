@@ -1,0 +1,28 @@
+import json
+
+import pytest
+
+from tests.trainer.conftest import Ranks
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
+def differences(request: pytest.FixtureRequest, run_ranks: Ranks) -> dict[str, dict[str, float]]:
+    """By ZeRO stage and accumulation, how far the engines are from plain PyTorch after three iterations."""
+    return json.loads(run_ranks("iterations.py", world=request.param)[0].splitlines()[-1])
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
+@pytest.mark.parametrize("accumulation", [1, 2])
+class TestIteration:
+    def test_weights_equal_those_of_plain_pytorch(self, differences, zero, accumulation):
+        measured = differences[f"{zero} {accumulation}"]
+        assert measured["generator"] < 1e-5
+        assert measured["discriminators"] < 1e-5
+
+    def test_gradients_have_the_scale_of_plain_pytorch(self, differences, zero, accumulation):
+        measured = differences[f"{zero} {accumulation}"]
+        assert measured["generator moments"] < 1e-4
+        assert measured["discriminators moments"] < 1e-4
+
+    def test_discriminators_hold_no_gradient_after_the_generators_step(self, differences, zero, accumulation):
+        assert differences[f"{zero} {accumulation}"]["held"] is False
