@@ -23,7 +23,7 @@ _ANGLES = 512
 
 
 def phantom(number: int, size: tuple[int, int], seed: int = 0) -> Scan:
-    """Scan `number` of the endless series of a seed, at size (height, width) in pixels.
+    """Scan `number` of the endless series of a seed, at size (height, width) in pixels, 16 or more.
 
     A function of its arguments only. Patient number // 2 has two scans, of one label: benign (smooth ellipses that
     enhance what lies below), malignant (irregular, blurred, with a shadow) or normal (no lesion).

@@ -47,7 +47,8 @@ class S3Store:
     """Objects of one bucket below one prefix. read_timeout is in seconds without a byte."""
 
     def __init__(self, uri: str, read_timeout: float = READ_TIMEOUT) -> None:
-        self._bucket, *parts = [part for part in uri.removeprefix("s3://").split("/") if part] or [""]
+        self._bucket, *parts = uri.removeprefix("s3://").split("/")
+        parts = [part for part in parts if part]
         if not self._bucket:
             raise WrongCall(f"{uri} names no bucket: write s3://bucket/prefix")
         self.uri = "s3://" + "/".join([self._bucket, *parts])
