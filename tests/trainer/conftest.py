@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,9 +19,14 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="session")
 def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
-    """Run a script of this folder as a job of `world` processes; gives each rank's output, or fails with it."""
+    """Run a script of this folder as a job of `world` processes; gives each rank's output, or fails with it.
 
-    def run(script: str, *arguments: str, world: int = 1, timeout: float = 240) -> list[str]:
+    Once kill_when() is true, all ranks are killed, and how they ended does not matter.
+    """
+
+    def run(
+        script: str, *arguments: str, world: int = 1, timeout: float = 240, kill_when: Callable[[], bool] | None = None
+    ) -> list[str]:
         logs = tmp_path_factory.mktemp("ranks")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -33,14 +39,20 @@ def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
             with (logs / f"{rank}.out").open("w") as output, (logs / f"{rank}.err").open("w") as errors:
                 command = [sys.executable, str(HERE / script), *arguments]
                 processes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=errors))
+        deadline = time.monotonic() + timeout
+        killed = False
         try:
-            statuses = [process.wait(timeout) for process in processes]
+            while time.monotonic() < deadline and not killed:
+                if all(process.poll() is not None for process in processes):
+                    break
+                killed = kill_when is not None and kill_when()
+                time.sleep(0.01)
         finally:
             for process in processes:
                 process.kill()
-        outputs = [(logs / f"{rank}.out").read_text() for rank in range(world)]
-        errors = [(logs / f"{rank}.err").read_text()[-2000:] for rank in range(world)]
-        assert not any(statuses), f"{script} ended with {statuses}: {errors}"
-        return outputs
+            statuses = [process.wait() for process in processes]
+        said = [(logs / f"{rank}.err").read_text()[-2000:] for rank in range(world)]
+        assert killed if kill_when else not any(statuses), f"{script} ended with {statuses}: {said}"
+        return [(logs / f"{rank}.out").read_text() for rank in range(world)]
 
     return run

@@ -1,0 +1,110 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from data_pipeline import Dataset
+from tests.trainer.conftest import Ranks
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def dataset(packed: Callable[..., Dataset]) -> Dataset:
+    """30 scans in three folds: five iterations of four scans to an epoch."""
+    return packed(30)
+
+
+@pytest.fixture
+def training(run_ranks: Ranks, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Train on the dataset into a folder of that name; gives the folder."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+
+    def run(name: str, *changes: str, world: int = 1, kill_when: Callable[[Path], bool] | None = None) -> Path:
+        output = tmp_path / name
+        run_ranks(
+            "training.py",
+            f"data.uri={dataset.uri}",
+            f"output={output}",
+            *changes,
+            world=world,
+            kill_when=(lambda: kill_when(output)) if kill_when else None,
+        )
+        return output
+
+    return run
+
+
+def checkpoints(output: Path) -> list[str]:
+    return sorted(path.name for path in (output / "checkpoints").glob("step-*"))
+
+
+def in_the_second_epoch(output: Path) -> bool:
+    return "step-00000008" in checkpoints(output)
+
+
+@pytest.mark.parametrize(("world", "zero"), [(1, 0), (2, 0), (2, 2)])
+def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_weights_to_the_bit(
+    training: Train, world: int, zero: int
+):
+    stages = (f"training.generator_zero={zero}", f"training.discriminator_zero={zero}")
+    undisturbed = training("undisturbed", *stages, world=world)
+
+    disturbed = training("disturbed", *stages, world=world, kill_when=in_the_second_epoch)
+    assert not (disturbed / "result.json").exists()
+    training("disturbed", *stages, world=world)
+
+    last = checkpoints(undisturbed)[-1]
+    assert last == checkpoints(disturbed)[-1] == "step-00000010"
+    for side in ("generator", "discriminators", "generator.moments", "discriminators.moments"):
+        expected, found = (
+            load_file(output / "checkpoints" / last / f"{side}.safetensors") for output in (undisturbed, disturbed)
+        )
+        assert expected.keys() == found.keys()
+        for name, values in expected.items():
+            assert values.tobytes() == found[name].tobytes(), f"{side} {name}"
+
+
+def test_the_curves_of_a_run_that_went_on_hold_each_step_once(training: Train):
+    output = training("run", "training.epochs=5", kill_when=lambda output: "step-00000018" in checkpoints(output))
+    training("run", "training.epochs=5")
+    points = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [point["step"] for point in points if "dice_loss/stage_1" in point] == [10, 20]
+    assert [point["step"] for point in points if "validation/dsc" in point] == [5, 10, 15, 20, 25]
+
+
+def test_a_finished_run_is_not_trained_again(training: Train):
+    output = training("run")
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    training("run")
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()} == before
+
+
+def test_the_newest_checkpoints_and_the_best_are_kept(training: Train):
+    output = training("run", "checkpoints.keep=2", "training.epochs=3")
+    result = json.loads((output / "result.json").read_text())
+    best = Path(result["best_checkpoint"]).name
+    assert checkpoints(output) == sorted({best, "step-00000014", "step-00000015"})
+    assert Path(result["checkpoint"]).name == "step-00000015"
+
+
+def test_every_scan_of_the_held_out_fold_is_judged_once_at_two_ranks(training: Train, dataset: Dataset):
+    output = training("run", "data.fold=2", "training.epochs=1", world=2)
+    judged = [line.split(",")[0] for line in (output / "validation.csv").read_text().splitlines()[1:]]
+    held_out = [dataset.index.samples[position].key for position in dataset.positions([2])]
+    assert sorted(judged) == sorted(held_out)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(training: Train):
+    undisturbed = training("undisturbed")
+    disturbed = training("disturbed", kill_when=in_the_second_epoch)
+    damaged = disturbed / "checkpoints" / checkpoints(disturbed)[-1] / "generator.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-4])
+    training("disturbed")
+    weights = [
+        load_file(output / "checkpoints" / "step-00000010" / "generator.safetensors")
+        for output in (undisturbed, disturbed)
+    ]
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
