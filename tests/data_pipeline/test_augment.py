@@ -1,0 +1,276 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from data_pipeline import as_floats, augment
+
+NOTHING = {"flip": 0, "rotation": 0, "scale": 0, "shift": 0, "brightness": 0, "contrast": 0}
+USUAL = {"flip": 0.5, "rotation": 15, "scale": 0.1, "shift": 0.05, "brightness": 0.1, "contrast": 0.2}
+WILD = {"flip": 0.5, "rotation": 180, "scale": 0.9, "shift": 1, "brightness": 1, "contrast": 1}
+
+
+def batch_of(count=8, height=40, width=56, seed=0):
+    """Noise, a mask of noise, and keys."""
+    random = np.random.default_rng(seed)
+    image = torch.from_numpy(random.integers(0, 256, (count, 1, height, width), dtype=np.uint8))
+    mask = torch.from_numpy(random.integers(0, 2, (count, 1, height, width), dtype=np.uint8))
+    return image, mask, [f"scan-{number}" for number in range(count)]
+
+
+def disc(height, width, y, x, radius):
+    """A bright disc as an image and as its mask, both [1, 1, H, W]; (y, x) in pixels from the upper left corner."""
+    rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    inside = ((rows - y) ** 2 + (columns - x) ** 2 < radius**2).to(torch.uint8)[None, None]
+    return inside * 255, inside
+
+
+def centre_and_area(picture):
+    """Centroid (y, x) in pixels from the upper left corner, and area in pixels, of each of [B, 1, H, W]."""
+    picture = picture[:, 0].double()
+    area = picture.sum(dim=(1, 2))
+    rows = (picture.sum(dim=2) * (torch.arange(picture.shape[1]) + 0.5)).sum(dim=1) / area
+    columns = (picture.sum(dim=1) * (torch.arange(picture.shape[2]) + 0.5)).sum(dim=1) / area
+    return rows, columns, area
+
+
+def varied(image, mask, count=400, **ranges):
+    """One scan under many keys, [count, 1, H, W]."""
+    keys = [f"key-{number}" for number in range(count)]
+    return augment(image.expand(count, -1, -1, -1), mask.expand(count, -1, -1, -1), keys, 0, 0, **NOTHING | ranges)
+
+
+# A function of seed, epoch and key --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [1, 2, 3, 5, 8])
+def test_a_scan_is_varied_alike_in_any_batch(share):
+    image, mask, keys = batch_of()
+    picture, truth = augment(image, mask, keys, 3, 2, **USUAL)
+    for start in range(0, len(keys), share):
+        part = slice(start, start + share)
+        alone, its_truth = augment(image[part], mask[part], keys[part], 3, 2, **USUAL)
+        assert torch.equal(alone, picture[part])
+        assert torch.equal(its_truth, truth[part])
+
+
+def test_a_scan_is_varied_alike_at_any_place_and_time():
+    image, mask, keys = batch_of()
+    picture, truth = augment(image, mask, keys, 3, 2, **USUAL)
+    torch.manual_seed(99)
+    order = [5, 0, 7, 2, 2, 6, 1, 3]
+    again, its_truth = augment(image[order], mask[order], [keys[place] for place in order], 3, 2, **USUAL)
+    assert torch.equal(again, picture[order])
+    assert torch.equal(its_truth, truth[order])
+
+
+def test_another_seed_epoch_or_key_varies_it_otherwise():
+    image, mask, _ = batch_of(1)
+    calls = [("a", 0, 0), ("a", 0, 1), ("a", 1, 0), ("a", 1, 1), ("b", 0, 0), ("a", 11, 1), ("a", 1, 11), ("1 a", 1, 1)]
+    pictures = [augment(image, mask, [key], seed, epoch, **USUAL)[0] for key, seed, epoch in calls]
+    assert len({picture.numpy().tobytes() for picture in pictures}) == len(calls)
+
+
+def test_the_input_stays_as_it_is():
+    image, mask, keys = batch_of()
+    before = image.clone(), mask.clone()
+    augment(image, mask, keys, 0, 0, **WILD)
+    augment(image, mask, keys, 0, 0, **NOTHING)
+    assert torch.equal(image, before[0])
+    assert torch.equal(mask, before[1])
+
+
+# What comes out ---------------------------------------------------------------------------------------------------
+
+
+def test_zero_ranges_leave_a_scan_untouched():
+    image, mask, keys = batch_of()
+    picture, truth = augment(image, mask, keys, 0, 0, **NOTHING)
+    assert picture.dtype == truth.dtype == torch.float32
+    assert torch.equal(picture, image / 255)
+    assert torch.equal(truth, mask.float())
+    assert all(torch.equal(one, other) for one, other in zip((picture, truth), as_floats(image, mask), strict=True))
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "flip": st.floats(0, 1),
+            "rotation": st.floats(0, 180),
+            "scale": st.floats(0, 0.99),
+            "shift": st.floats(0, 1),
+            "brightness": st.floats(0, 1),
+            "contrast": st.floats(0, 1),
+        }
+    ),
+    st.integers(0, 2**32),
+)
+def test_images_stay_in_0_to_1_and_masks_in_0_and_1(ranges, seed):
+    image, mask, keys = batch_of(4, 18, 12, seed)
+    picture, truth = augment(image, mask, keys, seed, 0, **ranges)
+    assert picture.shape == truth.shape == image.shape
+    assert picture.isfinite().all()
+    assert 0 <= picture.min() <= picture.max() <= 1
+    assert set(truth.unique().tolist()) <= {0, 1}
+
+
+def test_image_and_mask_move_together():
+    # Large patches, so that most pixels lie inside or outside with all their neighbours.
+    coarse = (torch.rand(32, 1, 6, 9, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    mask = F.interpolate(coarse, size=(60, 90), mode="nearest").to(torch.uint8)
+    keys = [f"scan-{number}" for number in range(32)]
+    moves = USUAL | {"rotation": 180, "brightness": 0, "contrast": 0}
+    picture, truth = augment(mask * 255, mask, keys, 0, 0, **moves)
+    inside, outside = picture > 0.9999, picture < 0.0001
+    assert (inside | outside).float().mean() > 0.7
+    assert truth[inside].all()
+    assert not truth[outside].any()
+    assert not torch.equal(truth, mask.float())
+
+
+def test_outside_the_scan_is_black_and_no_lesion():
+    image, mask = torch.full((1, 1, 32, 32), 200, dtype=torch.uint8), torch.ones(1, 1, 32, 32, dtype=torch.uint8)
+    picture, truth = varied(image, mask, shift=0.5)
+    moved_in = picture[:, 0, 16, 16] == 0
+    assert (picture.amin(dim=(1, 2, 3)) == 0).float().mean() > 0.95
+    assert not truth[picture == 0].any()
+    assert not moved_in.all()
+
+
+# Flip -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(40, 56), (33, 21)])
+def test_a_certain_flip_is_the_mirror_image(size):
+    image, mask, keys = batch_of(8, *size)
+    picture, truth = augment(image, mask, keys, 0, 0, **NOTHING | {"flip": 1})
+    assert torch.allclose(picture, torch.flip(image, dims=[3]) / 255, atol=1e-4)
+    assert torch.equal(truth, torch.flip(mask, dims=[3]).float())
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
+def test_scans_are_flipped_as_often_as_asked_for(probability):
+    image, mask, _ = batch_of(1, 8, 8)
+    _, truth = varied(image, mask, 2000, flip=probability)
+    flipped = (truth == torch.flip(mask, dims=[3])).all(dim=(1, 2, 3))
+    kept = (truth == mask).all(dim=(1, 2, 3))
+    assert (flipped ^ kept).all()
+    # The standard deviation of a share of 2000 is at most .011.
+    assert flipped.float().mean() == pytest.approx(probability, abs=0.045)
+
+
+# Rotation ---------------------------------------------------------------------------------------------------------
+
+
+def angles_of(picture, middle):
+    """Direction from the middle to the centroid, degrees."""
+    rows, columns, _ = centre_and_area(picture)
+    return torch.rad2deg(torch.atan2(rows - middle[0], columns - middle[1]))
+
+
+def test_a_quarter_turn_of_a_square_is_the_turned_image():
+    random = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 1, 6, 6, generator=random)
+    image = (F.interpolate(coarse, size=(96, 96), mode="bicubic", align_corners=False).clamp(0, 1) * 255).to(
+        torch.uint8
+    )
+    mask = (image > 128).to(torch.uint8)
+    picture, truth = varied(image, mask, 3000, rotation=180)
+    for turns in (1, 2, 3):
+        turned = torch.rot90(image, turns, dims=[2, 3]) / 255
+        difference = (picture - turned).abs().mean(dim=(1, 2, 3))
+        nearest = int(difference.argmin())
+        # 3000 angles lie .12 degrees apart on average: the nearest moves the corner by less than a fifth of a pixel.
+        assert difference[nearest] < 0.004
+        assert (truth[nearest] != torch.rot90(mask, turns, dims=[2, 3])[0]).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("size", [(64, 128), (128, 64)])
+def test_rotation_keeps_angles_and_circles_on_a_scan_that_is_no_square(size):
+    height, width = size
+    middle = (height / 2, width / 2)
+    image, mask = disc(height, width, middle[0], middle[1] + 14, 8)
+    picture, truth = varied(image, mask, 300, rotation=180)
+    rows, columns, area = centre_and_area(truth)
+    distance = ((rows - middle[0]) ** 2 + (columns - middle[1]) ** 2).sqrt()
+    assert torch.allclose(distance, torch.full_like(distance, 14), atol=0.35)
+    assert torch.allclose(area, mask.sum().double().expand(300), rtol=0.05)
+    marked = truth[:, 0] > 0
+    tall = marked.any(dim=2).sum(dim=1)
+    wide = marked.any(dim=1).sum(dim=1)
+    assert (tall - 16).abs().max() <= 2
+    assert (wide - 16).abs().max() <= 2
+    angles = angles_of(truth, middle)
+    assert angles.min() < -170
+    assert angles.max() > 170
+    assert torch.allclose(picture.sum(dim=(1, 2, 3)), mask.sum().float().expand(300), rtol=0.02)
+
+
+def test_rotation_stays_within_its_range_and_fills_it():
+    image, mask = disc(96, 160, 48, 120, 10)
+    angles = angles_of(varied(image, mask, rotation=20)[0], (48, 80))
+    assert -20.2 < angles.min() < -19
+    assert 19 < angles.max() < 20.2
+    assert angles.mean().abs() < 2
+    assert (angles.abs() < 10).float().mean() == pytest.approx(0.5, abs=0.1)
+
+
+# Scale, shift, brightness, contrast -------------------------------------------------------------------------------
+
+
+def test_scale_stays_within_its_range_and_fills_it():
+    image, mask = disc(96, 160, 48, 80, 24)
+    rows, columns, area = centre_and_area(varied(image, mask, scale=0.25)[0])
+    factor = (area / mask.sum()).sqrt()
+    assert 0.745 < factor.min() < 0.76
+    assert 1.24 < factor.max() < 1.255
+    assert factor.mean() == pytest.approx(1, abs=0.03)
+    assert torch.allclose(rows, torch.full_like(rows, 48), atol=0.05), "about the middle"
+    assert torch.allclose(columns, torch.full_like(columns, 80), atol=0.05)
+
+
+def test_shift_is_a_fraction_of_each_side_and_stays_within_its_range():
+    image, mask = disc(100, 200, 50, 100, 10)
+    rows, columns, area = centre_and_area(varied(image, mask, shift=0.2)[0])
+    down, across = (rows - 50) / 100, (columns - 100) / 200
+    for share in (down, across):
+        assert -0.201 < share.min() < -0.19
+        assert 0.19 < share.max() < 0.201
+        assert share.mean().abs() < 0.02
+    assert torch.corrcoef(torch.stack((down, across)))[0, 1].abs() < 0.15, "each side by itself"
+    assert torch.allclose(area, mask.sum().double().expand_as(area), rtol=0.01)
+
+
+def test_brightness_is_a_fraction_of_the_range_and_stays_within_it():
+    image, mask = torch.full((1, 1, 8, 8), 128, dtype=torch.uint8), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    picture, truth = varied(image, mask, brightness=0.3)
+    change = picture[:, 0, 0, 0] - 128 / 255
+    assert torch.allclose(picture - 128 / 255, change.view(-1, 1, 1, 1).expand_as(picture), atol=1e-6)
+    assert -0.3001 < change.min() < -0.29
+    assert 0.29 < change.max() < 0.3001
+    assert change.mean().abs() < 0.03
+    assert not truth.any()
+
+
+def test_contrast_stretches_about_the_mean_and_stays_within_its_range():
+    image = torch.tensor([100, 140], dtype=torch.uint8).repeat(1, 1, 8, 4)
+    picture, _ = varied(image, torch.zeros_like(image), contrast=0.4)
+    gain = (picture[:, 0, 0, 1] - picture[:, 0, 0, 0]) * 255 / 40
+    assert torch.allclose(picture.mean(dim=(1, 2, 3)), torch.tensor(120 / 255), atol=1e-5)
+    assert 0.599 < gain.min() < 0.62
+    assert 1.38 < gain.max() < 1.401
+    assert gain.mean() == pytest.approx(1, abs=0.04)
+
+
+def test_each_kind_of_change_is_drawn_by_itself():
+    image, mask = disc(96, 160, 48, 100, 12)
+    picture, _ = varied(image // 2 + 60, mask, 1000, **dict.fromkeys(("shift", "scale", "brightness", "contrast"), 0.2))
+    _, lesion = varied(image, mask, 1000, shift=0.2, scale=0.2)
+    rows, columns, area = centre_and_area(lesion)
+    background = picture[:, 0].flatten(1).median(dim=1).values.double()
+    correlations = torch.corrcoef(torch.stack((rows, columns, area, background)))
+    off_diagonal = correlations - torch.eye(4)
+    assert off_diagonal[3, :3].abs().max() < 0.15, "brightness knows nothing of where the lesion went"
+    assert off_diagonal[0, 1].abs() < 0.15
