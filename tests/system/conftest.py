@@ -1,0 +1,49 @@
+"""Real servers, started once for all the tests that use them; and what all tests of this folder have in common."""
+
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+from tests.system.radosgw import PACKAGES, Gateway, missing_programs, rados_gateway
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this folder, so that `-m "not system"` leaves them out."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.system)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Gateway]:
+    """A real S3 server, to which the environment of this process points."""
+    if missing := missing_programs():
+        pytest.skip(f"{', '.join(missing)} not installed; needs the Debian packages {PACKAGES}")
+    # A short path, for Unix sockets are made in it.
+    with (
+        tempfile.TemporaryDirectory(prefix="rgw") as folder,
+        rados_gateway(Path(folder)) as gateway,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_CA_BUNDLE"):
+            patch.delenv(name, raising=False)
+        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+            patch.setenv(name, f"{folder}/none")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_ENDPOINT_URL_S3", gateway.endpoint)
+        patch.setenv("AWS_ACCESS_KEY_ID", gateway.access_key)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", gateway.secret_key)
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield gateway
+
+
+@pytest.fixture
+def bucket(s3: Gateway) -> str:
+    """The name of a new, empty bucket."""
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    boto3.session.Session().client("s3").create_bucket(Bucket=name)
+    return name
