@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 
 from launch.terminal import say, show_table
 
+TRACKER = "sqlite:///mlflow.db"
 MODEL = "models:/breast-ultrasound-segmenter@candidate"
 
 PICTURES = {"small": (120, 150), "tall": (260, 190), "wide": (150, 300)}
@@ -43,8 +45,9 @@ def demo(
     folder = out.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
-    # MLflow's own default, pinned so that an ./mlruns of old cannot change it. A server of the person's own stays.
-    tracker = os.environ.setdefault("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    own_tracker = "MLFLOW_TRACKING_URI" in os.environ
+    # MLflow's default too, said aloud so that an ./mlruns of old cannot change it.
+    os.environ.setdefault("MLFLOW_TRACKING_URI", TRACKER)
     say(f"cd {folder}")
     _draw_pictures()
     rows = [(step.purpose, _carry_out(step), step.result) for step in _steps()]
@@ -52,7 +55,8 @@ def demo(
     _draw_overlay(Path("overlay.png"))
     rows.append(("draw an overlay", f"{time.monotonic() - began:.0f} s", "overlay.png"))
     show_table(f"The demo, in {folder}", ("step", "time", "result"), rows)
-    say(f"Look at the runs: cd {folder} && mlflow ui --backend-store-uri {tracker}")
+    look = f"cd {folder} && {Path(sys.executable).with_name('mlflow')} ui --backend-store-uri {TRACKER}"
+    say(f"Look at the runs: {'at your MLFLOW_TRACKING_URI' if own_tracker else look}")
     say(f"Look at the outlines on scans that the network never saw: {folder / 'overlay.png'}")
 
 

@@ -22,7 +22,7 @@ def show_measures(title: str, judged: Mapping[str, Mapping[str, Any]]) -> None:
         rows.append(("scans without", *(str(summary["normals"]["cases"]) for summary in summaries)))
         rates = [summary["normals"]["false_positive_rate"] for summary in summaries]
         rows.append(("of these marked", *(f"{rate:.0%}" for rate in rates)))
-    show_table(title, ("measure", *judged), rows)
+    show_table(title, ("measure", *judged), rows, numbers=True)
 
 
 def _interval(measure: Mapping[str, float | None], digits: int = 4) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -17,6 +18,9 @@ ERROR = "error: "
 
 QUIET_SECONDS = 5.0
 """Where there is no terminal to draw on, a line of progress appears this often."""
+
+TABLE_WIDTH = 120
+"""Columns of a table where there is no terminal to tell."""
 
 T = TypeVar("T")
 
@@ -37,15 +41,15 @@ def complain(text: str) -> None:
     print(ERROR + " ".join(text.split()), file=sys.stderr, flush=True)
 
 
-def show_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """A table whose first column is text and whose others are set to the right."""
+def show_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], numbers: bool = False) -> None:
+    """A table. With numbers, all columns but the first are set to the right."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left", overflow="fold")
+        table.add_column(column, justify="right" if numbers and place else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(escape(str(cell)) for cell in row))
     if speaks():
-        Console().print(table)
+        Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(table)
 
 
 def with_progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:

@@ -38,37 +38,24 @@ def train(config: Source, changes: Changes = None, json: JsonFile = None) -> Non
 
 def crossval(config: Source, changes: Changes = None, json: JsonFile = None) -> None:
     """Train once for each fold, held out in turn, and register the best fold's network as candidate."""
-    from trainer.crossval import crossval
-
     from trainer.config import load_config
+    from trainer.crossval import crossval
 
     wanted = load_config(config, changes or ())
     folds = f"folds {', '.join(map(str, wanted.folds))}" if wanted.folds else "every fold"
     say(f"Cross-validating {_plan(wanted)}, holding out {folds} in turn; output: {wanted.output}")
     summary = crossval(wanted)
-    rows = [
-        (
-            measure,
-            *(f"{fold[measure]:.4f}" for fold in summary.folds.values()),
-            f"{mean:.4f}",
-            f"{summary.sd[measure]:.4f}",
-        )
-        for measure, mean in summary.mean.items()
-    ]
-    show_table("Folds", ("measure", *(f"fold {fold}" for fold in summary.folds), "mean", "sd"), rows)
-    model = asdict(summary.model) if summary.model else None
-    write_json(
-        json,
-        {
-            "output": str(summary.output),
-            "folds": summary.folds,
-            "mean": summary.mean,
-            "sd": summary.sd,
-            "model": model,
-        },
+    rows = []
+    for name, mean in summary.mean.items():
+        of_folds = [result.validation[name]["mean"] for result in summary.folds.values()]
+        rows.append((name, *(_shown(value) for value in (*of_folds, mean, summary.sd.get(name)))))
+    columns = ("measure", *(f"fold {fold}" for fold in summary.folds), "mean", "sd")
+    show_table("Each fold held out, by the network trained on the others", columns, rows, numbers=True)
+    write_json(json, asdict(summary))
+    registered = (
+        f"the network of fold {summary.best_fold} is {summary.model.uri}" if summary.model else "not registered"
     )
-    registered = f"the best fold's network is {summary.model.uri}" if summary.model else "no network was registered"
-    say(f"Cross-validated; {registered}, all else is in {summary.output}")
+    say(f"Cross-validated; {registered}; all else is in {summary.output}")
 
 
 def parsed_config(arguments: Sequence[str]) -> Config:
@@ -84,6 +71,10 @@ def parsed_config(arguments: Sequence[str]) -> Config:
 _verbs = typer.Typer()
 for _verb in (train, crossval):
     _verbs.command()(_verb)
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _plan(config: Config) -> str:
