@@ -1,0 +1,89 @@
+"""Training verbs in two real processes, as the command starts them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.cores import usable_cores
+from tests.launch.command import Command
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(usable_cores().count < 2, reason="two processes need two cores"),
+]
+
+SMALL = """
+output: run
+data: {uri: phantoms, size: [112, 112]}
+network: {widths: [4, 4, 8, 8, 8]}
+discriminators: {widths: [4, 4, 4, 4], strides: [2, 2, 1, 1, 1]}
+optimizer: {generator_rate: 1.0e-2}
+training: {epochs: 1, batch: 4, timeout_minutes: 1}
+folds: [1, 2]
+"""
+
+
+@pytest.fixture
+def launched(dataset: Path, tmp_path: Path) -> list[str]:
+    """How a launch of two processes begins; small.yaml beside the dataset is what they train."""
+    assert dataset.parent == tmp_path
+    (tmp_path / "small.yaml").write_text(SMALL)
+    return [sys.executable, "-P", "-m", "launch.cli", "launch", "local", "--procs", "2", "--"]
+
+
+def test_two_processes_cross_validate_and_the_registered_network_is_used(
+    launched: list[str], sonotrain: Command, tmp_path: Path, scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    call = [*launched, "crossval", "small.yaml", "--json", "crossval.json"]
+    ended = subprocess.run(call, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout
+    assert ended.stdout.splitlines()[-1] == "All 2 processes are done; their logs are in run/logs"
+    assert "Cross-validating" in (tmp_path / "run/logs/rank-0.log").read_text()
+    assert "Cross-validating" not in (tmp_path / "run/logs/rank-1.log").read_text()
+    told = json.loads((tmp_path / "crossval.json").read_text())
+    assert set(told["folds"]) == {"1", "2"}
+    model = told["model"]["uri"]
+    assert model == "models:/breast-ultrasound-segmenter@candidate"
+
+    listed = sonotrain("models", "list", "--json", "versions.json")
+    assert listed.status == 0
+    (version,) = json.loads(Path("versions.json").read_text())["versions"]
+    assert version["aliases"] == ["candidate"]
+    assert version["dataset_digest"] == told["folds"]["1"]["digest"]
+
+    fold = str(told["best_fold"])
+    assert sonotrain("evaluate", model, "phantoms", "--folds", fold, "--json", "evaluation.json").status == 0
+    judged = json.loads(Path("evaluation.json").read_text())
+    assert judged["dsc"]["mean"] == pytest.approx(told["folds"][fold]["validation"]["dsc"]["mean"], abs=1e-6)
+
+    assert sonotrain("predict", model, scans / "bus_0001-l.png", "--out", "predictions").status == 0
+    assert Path("predictions/bus_0001-l.overlay.png").exists()
+    pulled = sonotrain("models", "pull", model, "pulled").output.split(" is in ")[-1].strip()
+    assert (Path(pulled) / "generator.safetensors").exists()
+
+
+def test_a_rank_that_dies_in_training_is_named_and_the_other_is_ended(launched: list[str], tmp_path: Path) -> None:
+    call = [*launched, "train", "small.yaml", "training.epochs=500"]
+    with (tmp_path / "output").open("w") as output:
+        launcher = subprocess.Popen(call, cwd=tmp_path, stdout=output, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    while "validated" not in (tmp_path / "output").read_text():
+        assert launcher.poll() is None, (tmp_path / "output").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    ranks = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    assert len(ranks) == 2
+    os.kill(int(ranks[1]), signal.SIGKILL)
+    killed = time.monotonic()
+    assert launcher.wait(timeout=60) == 1
+    assert time.monotonic() - killed < 20
+    last = (tmp_path / "output").read_text().splitlines()[-1]
+    assert last.startswith("error: rank 1 was killed by SIGKILL; the other processes were ended; its log is ")
+    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)

@@ -1,0 +1,74 @@
+"""The command against a real S3 server."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data_pipeline.phantom import phantom
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """Six scans of six patients as BUS-BRA lays them out, without its tables."""
+    folder = tmp_path / "bus"
+    folder.mkdir()
+    for number in range(6):
+        scan = phantom(number, (48, 64))
+        Image.fromarray(scan.image).save(folder / f"bus_{number:04d}-l.png")
+        Image.fromarray(scan.mask).save(folder / f"mask_{number:04d}-l.png")
+    return folder
+
+
+def sonotrain(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Call the command in a process of its own."""
+    call = [sys.executable, "-P", "-m", "launch.cli", *map(str, arguments)]
+    return subprocess.run(call, capture_output=True, text=True, env=os.environ | environment, timeout=120, check=False)
+
+
+def error_of(ended: subprocess.CompletedProcess[str]) -> str:
+    """The one line that tells what is wrong."""
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_scans_go_to_a_bucket_and_are_found_there(bucket: str, scans: Path, tmp_path: Path) -> None:
+    place = f"s3://{bucket}/bus-bra"
+    assert sonotrain("data", "ingest", "bus_bra", scans, place, "--folds", 2).returncode == 0
+    assert sonotrain("data", "verify", place).returncode == 0
+    assert sonotrain("data", "info", place, "--json", tmp_path / "info.json").returncode == 0
+    assert json.loads((tmp_path / "info.json").read_text())["samples"] == 6
+    again = sonotrain("data", "ingest", "bus_bra", scans, place, "--folds", 2)
+    assert again.returncode == 2
+    assert "holds a dataset already" in error_of(again)
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_bucket_that_does_not_exist_is_a_wrong_call(scans: Path) -> None:
+    for call in (["ingest", "bus_bra", scans, "s3://no-such-bucket/x"], ["info", "s3://no-such-bucket/x"]):
+        ended = sonotrain("data", *call)
+        assert ended.returncode == 2
+        assert "the bucket no-such-bucket does not exist" in error_of(ended)
+
+
+@pytest.mark.parametrize(
+    ("credential", "reason"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "not-the-secret"}, "the secret key is wrong"),
+        ({"AWS_ACCESS_KEY_ID": "not-the-key"}, "the server does not know the access key"),
+    ],
+)
+def test_wrong_credentials_are_a_wrong_call_and_are_not_shown(
+    bucket: str, scans: Path, credential: dict[str, str], reason: str
+) -> None:
+    for call in (["ingest", "bus_bra", scans, f"s3://{bucket}/x"], ["info", f"s3://{bucket}/x"]):
+        ended = sonotrain("data", *call, **credential)
+        assert ended.returncode == 2
+        assert reason in error_of(ended)
+        for secret in (*credential.values(), os.environ["AWS_SECRET_ACCESS_KEY"]):
+            assert secret not in ended.stdout + ended.stderr
