@@ -152,6 +152,19 @@ def test_one_patient_with_most_scans_leaves_no_fold_empty() -> None:
     assert set(assign_folds(scans, 5).values()) == {1, 2, 3, 4, 5}
 
 
+def test_a_fold_that_stratifying_leaves_empty_is_filled() -> None:
+    """scikit-learn alone gives two of these seven patients one fold, and another fold none."""
+    patients = [0, 0, 1, 2, 2, 3, 4, 5, 5, 6, 6]
+    labels = [1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1]
+    scans = [
+        Owned(f"k{n:02d}", f"p{patient}", f"p{patient}", ["benign", "malignant"][label])
+        for n, (patient, label) in enumerate(zip(patients, labels, strict=True))
+    ]
+    folds = assign_folds(scans, 7, seed=177)
+    assert set(folds.values()) == {1, 2, 3, 4, 5, 6, 7}
+    assert len({(scan.patient, folds[scan.key]) for scan in scans}) == 7
+
+
 @pytest.mark.parametrize("count", [-1, 0, 1])
 def test_fewer_than_two_folds_are_refused(count: int) -> None:
     with pytest.raises(WrongCall, match="at least 2"):
