@@ -1,7 +1,12 @@
-"""A call of the command `sonotrain`, and how it ended."""
+"""A call of the command `sonotrain`, how it ended, and scans to call it on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from data_pipeline.phantom import phantom
 
 
 @dataclass(frozen=True)
@@ -21,3 +26,13 @@ class Outcome:
 
 
 Command = Callable[..., Outcome]
+
+
+def write_scans(folder: Path, count: int) -> Path:
+    """Scans of as many patients as BUS-BRA lays them out, without its tables; the folder, which is made."""
+    folder.mkdir()
+    for number in range(count):
+        scan = phantom(number, (48, 64))
+        Image.fromarray(scan.image).save(folder / f"bus_{number:04d}-l.png")
+        Image.fromarray(scan.mask).save(folder / f"mask_{number:04d}-l.png")
+    return folder

@@ -4,11 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from data_pipeline.phantom import phantom
 from launch.cli import main
-from tests.launch.command import Command, Outcome
+from tests.launch.command import Command, Outcome, write_scans
 
 
 @pytest.fixture
@@ -30,14 +28,8 @@ def sonotrain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 @pytest.fixture
 def scans(tmp_path: Path) -> Path:
-    """Ten scans of ten patients as BUS-BRA lays them out, without its tables."""
-    folder = tmp_path / "bus"
-    folder.mkdir()
-    for number in range(10):
-        scan = phantom(number, (48, 64))
-        Image.fromarray(scan.image).save(folder / f"bus_{number:04d}-l.png")
-        Image.fromarray(scan.mask).save(folder / f"mask_{number:04d}-l.png")
-    return folder
+    """Ten scans of ten patients in the layout bus_bra."""
+    return write_scans(tmp_path / "bus", 10)
 
 
 @pytest.fixture

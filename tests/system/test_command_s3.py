@@ -7,21 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from data_pipeline.phantom import phantom
+from tests.launch.command import write_scans
 
 
 @pytest.fixture
 def scans(tmp_path: Path) -> Path:
-    """Six scans of six patients as BUS-BRA lays them out, without its tables."""
-    folder = tmp_path / "bus"
-    folder.mkdir()
-    for number in range(6):
-        scan = phantom(number, (48, 64))
-        Image.fromarray(scan.image).save(folder / f"bus_{number:04d}-l.png")
-        Image.fromarray(scan.mask).save(folder / f"mask_{number:04d}-l.png")
-    return folder
+    """Six scans of six patients in the layout bus_bra."""
+    return write_scans(tmp_path / "bus", 6)
 
 
 def sonotrain(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
