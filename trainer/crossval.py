@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline import Dataset, Fault
+from trainer.atomic import replacing
 from trainer.config import Config
 from trainer.feasible import check, dataset_of
 from trainer.loop import train_fold
@@ -82,8 +83,8 @@ def _parent_run(output: Path, config: Config, dataset: Dataset, world: World) ->
         rank=world.rank,
     )
     if run.id:
-        output.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps({"run_id": run.id}), encoding="utf-8")
+        with replacing(note) as partial:
+            partial.write_text(json.dumps({"run_id": run.id}), encoding="utf-8")
     return run
 
 
@@ -96,7 +97,8 @@ def _summarised(output: Path, results: dict[int, TrainingResult], config: Config
     model = _registered(results[best], best, config, run, mean, sd)
     summary = CrossvalSummary(str(output), results, mean, sd, best, model)
     path = output / "crossval.json"
-    path.write_text(json.dumps(asdict(summary), indent=1), encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(asdict(summary), indent=1), encoding="utf-8")
     run.artifact(path)
     return summary
 

@@ -52,6 +52,8 @@ def joined(timeout_minutes: float) -> Iterator[World]:
     A process that waits longer than the time-out for another ends with an error. All leave together: a
     process that is torn down while others still talk to it can abort at exit.
     """
+    accelerated = torch.cuda.is_available()
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if accelerated else "cpu")
     import deepspeed
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
@@ -59,7 +61,6 @@ def joined(timeout_minutes: float) -> Iterator[World]:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     for name, value in _alone().items():
         os.environ.setdefault(name, value)
-    accelerated = torch.cuda.is_available()
     local_rank = int(os.environ["LOCAL_RANK"])
     device = torch.device("cuda", local_rank) if accelerated else torch.device("cpu")
     if accelerated:

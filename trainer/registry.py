@@ -15,6 +15,7 @@ from typing import Any
 
 from data_pipeline import Fault, WrongCall
 from trainer import networks
+from trainer.run_folder import RunFolder
 from trainer.serving.package import DESCRIPTION, INSIDE, WEIGHTS, package_model
 from trainer.serving.segmenter import load_segmenter
 from trainer.tracking import import_mlflow, root_of, without_credentials
@@ -89,14 +90,16 @@ def list_models(name: str) -> list[ModelVersion]:
 def model_folder(model: str, cache: Path) -> Path:
     """The model folder that a person means: a checkpoint, or a model in the registry, pulled into `cache`.
 
-    Raises WrongCall for what is neither.
+    A finished training's output folder stands for its last checkpoint. Raises WrongCall for what is none of these.
     """
     if model.startswith(("models:", "runs:")):
         return pull(model, cache)
     folder = Path(model)
+    if RunFolder(folder).result.is_file():
+        folder = Path(RunFolder(folder).read_result().checkpoint)
     if all((folder / file).is_file() for file in (WEIGHTS, DESCRIPTION)):
         return folder
-    raise WrongCall(f"{model}: no model; expected a checkpoint folder with {WEIGHTS} and {DESCRIPTION}, or {_FORMS}")
+    raise WrongCall(f"{model}: no model; expected a checkpoint folder, a finished training's output, or {_FORMS}")
 
 
 def pull(uri: str, into: Path) -> Path:

@@ -11,7 +11,6 @@ result.json         written last: a run that has it is finished
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import yaml
 
 from data_pipeline import Fault, WrongCall
+from trainer.atomic import replacing
 from trainer.checkpoint import Progress
 from trainer.config import Config, load_config
 from trainer.metrics import Summary
@@ -80,12 +80,8 @@ class RunFolder:
         if self._identity.exists():
             self._require_same(config, digest)
             return self.read_result() if self.result.exists() else None
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            _write(self.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-            _write(self._identity, json.dumps({"digest": digest}))
-        except OSError as failed:
-            raise WrongCall(f"output={self.path} cannot be written: {failed.strerror}") from failed
+        _write(self.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        _write(self._identity, json.dumps({"digest": digest}))
         return None
 
     def finish(self, progress: Progress, summary: Summary, seconds: float, digest: str) -> None:
@@ -106,8 +102,11 @@ class RunFolder:
     def read_result(self) -> TrainingResult:
         """The result of a finished run. Raises Fault where the file is damaged."""
         try:
-            return TrainingResult(**json.loads(self.result.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as broken:
+            told = json.loads(self.result.read_text(encoding="utf-8"))
+            # The folder may have been moved since, or be named from elsewhere.
+            moved = {key: str(self.checkpoints / Path(told[key]).name) for key in ("checkpoint", "best_checkpoint")}
+            return TrainingResult(**(told | moved | {"output": str(self.path)}))
+        except (OSError, ValueError, TypeError, KeyError) as broken:
             raise Fault(f"{self.result} is damaged ({broken}); remove it, and the run goes on without it") from broken
 
     def tracked_as(self) -> str | None:
@@ -136,6 +135,5 @@ class RunFolder:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
