@@ -1,0 +1,97 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from trainer.objectives import (
+    adversarial_losses,
+    dice_losses,
+    discriminator_accuracies,
+    discriminator_losses,
+    overall_loss,
+    stage_maps,
+    stage_truths,
+)
+
+
+def scan(*rows: list[float]) -> Tensor:
+    """A batch of one map, [1, 1, H, W]."""
+    return torch.tensor(rows).view(1, 1, len(rows), -1)
+
+
+class TestDice:
+    def test_equals_the_value_by_hand(self):
+        # Both: .5 + 1 = 1.5. Either: (.5 + 1 + .25) + 2 = 3.75. One pixel of smoothing above and below.
+        loss = dice_losses([scan([0.5, 1.0], [0.25, 0.0])], [scan([1.0, 1.0], [0.0, 0.0])])
+        assert loss.tolist() == pytest.approx([1 - (2 * 1.5 + 1) / (3.75 + 1)])
+
+    def test_is_zero_for_a_perfect_map(self):
+        truth = scan([1.0, 0.0], [1.0, 1.0])
+        assert dice_losses([truth], [truth]).tolist() == [0.0]
+
+    def test_is_the_mean_over_scans_and_not_over_all_pixels(self):
+        large, small = torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)
+        small[..., 0, 0] = 1
+        maps = torch.cat((large, torch.zeros_like(small)))
+        loss = dice_losses([maps], [torch.cat((large, small))])
+        assert loss.tolist() == pytest.approx([(0 + (1 - 1 / 2)) / 2])
+
+    def test_pushes_the_map_of_a_normal_scan_towards_nothing(self):
+        seen = torch.full((1, 1, 4, 4), 0.3, requires_grad=True)
+        dice_losses([seen], [torch.zeros(1, 1, 4, 4)]).sum().backward()
+        assert seen.grad is not None
+        assert bool((seen.grad > 0).all())
+
+
+class TestAdversarial:
+    def test_equals_the_value_by_hand(self):
+        # A critic that says .8 and .2 "real" of predicted maps: the mean of log .2 and log .8.
+        logits = scan([math.log(0.8 / 0.2), math.log(0.2 / 0.8)])
+        assert adversarial_losses([logits]).tolist() == pytest.approx([(math.log(0.2) + math.log(0.8)) / 2])
+
+    def test_falls_when_the_critic_takes_the_map_for_real(self):
+        doubted, believed = adversarial_losses([scan([-2.0]), scan([2.0])]).tolist()
+        assert believed < doubted
+
+    def test_is_finite_for_a_critic_that_is_sure(self):
+        assert torch.isfinite(adversarial_losses([scan([200.0]), scan([-200.0])])).all()
+
+
+class TestDiscriminator:
+    def test_equals_the_value_by_hand(self):
+        real, predicted = scan([math.log(0.9 / 0.1)]), scan([math.log(0.3 / 0.7)])
+        expected = -math.log(0.9) - math.log(1 - 0.3)
+        assert discriminator_losses([real], [predicted]).tolist() == pytest.approx([expected])
+
+    def test_of_a_guess_is_twice_the_logarithm_of_two(self):
+        assert discriminator_losses([scan([0.0])], [scan([0.0])]).tolist() == pytest.approx([2 * math.log(2)])
+
+    def test_accuracy_counts_both_kinds_alike(self):
+        real, predicted = scan([1.0, 1.0, -1.0, 2.0]), scan([-1.0, 1.0])
+        assert discriminator_accuracies([real], [predicted]).tolist() == pytest.approx([(3 / 4 + 1 / 2) / 2])
+
+
+def test_the_overall_loss_weighs_each_stage_by_the_papers_weights():
+    dice, adversarial = torch.tensor([0.4, 0.3, 0.2, 0.1]), torch.tensor([-1.0, -2.0, -3.0, -4.0])
+    loss = overall_loss(dice, adversarial, (1.0, 0.1, 0.1, 0.1), (0.05, 0.05, 0.05, 0.05))
+    assert float(loss) == pytest.approx(0.4 + 0.1 * 0.6 - 0.05 * 10)
+
+
+class TestStages:
+    def test_maps_stay_at_their_resolution_or_are_enlarged(self):
+        logits = [torch.zeros(2, 1, 16 >> n, 32 >> n) for n in range(4)]
+        assert [seen.shape[-2:] for seen in stage_maps(logits, (16, 32), "stage")] == [
+            (16, 32), (8, 16), (4, 8), (2, 4)
+        ]  # fmt: skip
+        assert {seen.shape[-2:] for seen in stage_maps(logits, (16, 32), "full")} == {(16, 32)}
+
+    def test_truth_is_inside_where_at_least_half_of_a_pixel_is(self):
+        mask = scan([1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0])
+        (truth,) = stage_truths(mask, [torch.zeros(1, 1, 2, 2)])
+        assert truth.tolist() == scan([1.0, 0.0], [1.0, 0.0]).tolist()
+
+    def test_truth_at_full_resolution_is_the_mask_itself(self):
+        mask = (torch.rand(2, 1, 16, 16) > 0.5).float()
+        for truth in stage_truths(mask, [torch.zeros(2, 1, 16, 16)] * 4):
+            assert torch.equal(truth, mask)
