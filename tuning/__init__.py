@@ -1,0 +1,1 @@
+"""The room between launching and training, where configurations are searched. Nothing is searched yet."""
