@@ -29,7 +29,7 @@ def usable_cores() -> Cores:
     quota = _quota()
     if quota is None or quota >= len(numbers):
         return Cores(len(numbers), numbers)
-    return Cores(max(1, round(quota)), ())
+    return Cores(max(1, int(quota)), ())
 
 
 def _quota() -> float | None:

@@ -73,8 +73,8 @@ def _steps() -> list[_Step]:
         ),
         _Step(
             "train on two folds, register",
-            ("launch", "local", "--procs", processes, "--", "crossval", "demo", "--json", "crossval.json"),
-            "crossval.json",
+            ("launch", "local", "--procs", processes, "--", "crossval", "demo"),
+            "run/crossval.json",
         ),
         _Step(
             "make others that it never saw",

@@ -184,6 +184,8 @@ def _signals() -> Iterator[list[int]]:
     def collect(number: int, _frame: FrameType | None) -> None:
         received.append(number)
 
+    # Where a parent left this ignored, the system would forget how a process ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in asked if signal.getsignal(number) != signal.SIG_IGN}
     for number in before:

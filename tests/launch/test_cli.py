@@ -20,9 +20,12 @@ SONOTRAIN = [sys.executable, "-P", "-m", "launch.cli"]
 
 
 def test_help_is_there_at_once() -> None:
-    began = time.monotonic()
-    help_text = subprocess.run([*SONOTRAIN, "--help"], capture_output=True, text=True, check=True).stdout
-    assert time.monotonic() - began < 1.5
+    times = []
+    for _ in range(3):  # the quickest of three, for the machine may be busy
+        began = time.monotonic()
+        help_text = subprocess.run([*SONOTRAIN, "--help"], capture_output=True, text=True, check=True).stdout
+        times.append(time.monotonic() - began)
+    assert min(times) < 1
     for verb in ("demo", "data", "train", "crossval", "evaluate", "predict", "launch", "models"):
         assert f" {verb} " in help_text
 
