@@ -222,10 +222,10 @@ def test_an_epoch_of_a_million_samples_is_planned_in_under_two_seconds():
     shards = tuple(Shard(f"shard-{number}.tar", 500, "0" * 64) for number in range(2000))
     index = Index("large", "png", shards, tuple(sample for sample in of_shard for _ in range(500)), {})
     vars(index)["digest"] = "0" * 64  # opening a dataset has computed it before anything is planned
-    started = time.monotonic()
+    started = time.process_time()
     plan = plan_epoch(index, [1, 2, 3, 4], 0, 0, 256)
     mine = plan.for_rank(64, 5)
-    taken = time.monotonic() - started
+    taken = time.process_time() - started
     assert mine.shape == (3125, 4)
     assert plan.samples == 800_000
     assert taken < 2
