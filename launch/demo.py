@@ -21,8 +21,6 @@ MODEL = "models:/breast-ultrasound-segmenter@candidate"
 PICTURES = {"small": (120, 150), "tall": (260, 190), "wide": (150, 300)}
 """Height and width of the image files to predict on: none is as the scans that the network was trained on."""
 
-OVERLAY_SCANS = 6
-
 
 @dataclass(frozen=True, slots=True)
 class _Step:
@@ -123,14 +121,10 @@ def _draw_pictures() -> None:
 
 
 def _draw_overlay(picture: Path) -> None:
-    """The first unseen scans that have a lesion, with truth and prediction: the first, not the best."""
-    from data_pipeline import open_dataset, stream_scans
+    """Scans that the network never saw, with truth and prediction."""
+    from data_pipeline import open_dataset
     from launch.judging import found_folder, opened_model
-    from trainer.overlay import contact_sheet
+    from trainer.overlay import sheet_of
 
     dataset = open_dataset("unseen")
-    lesions = [place for place, sample in enumerate(dataset.index.samples) if sample.label != "normal"]
-    scans = list(stream_scans(dataset, lesions[:OVERLAY_SCANS]))
-    segmenter = opened_model(found_folder(MODEL))
-    maps = segmenter.probabilities([scan.image for scan in scans])
-    contact_sheet(list(zip(scans, maps, strict=True)), picture, segmenter.threshold)
+    sheet_of(opened_model(found_folder(MODEL)), dataset, dataset.positions(), picture)

@@ -146,8 +146,8 @@ class Training(Branch):
 class Checkpoints(Branch):
     """What is kept of a run to go on from."""
 
-    every_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps between checkpoints inside an epoch; one is written at each epoch's end in any case."""
+    every_steps: Annotated[int, Field(ge=0)] = 500
+    """Steps between checkpoints inside an epoch, 0 for none; one is written at each epoch's end in any case."""
     keep: Positive = 2
     """How many of the newest are kept, beside the best."""
 

@@ -79,7 +79,7 @@ def _engine(
     engine, *_ = deepspeed.initialize(
         model=module,
         # Adam as an object: a configuration's "Adam" is compiled at start, and may be AdamW under that name.
-        optimizer=torch.optim.Adam(module.parameters(), lr=rate, fused=device.type == "cuda"),
+        optimizer=torch.optim.Adam(module.parameters(), lr=rate, fused=True),
         config=_settings(training.batch, training.accumulation, world_size, zero_stage),
         dist_init_required=False,
     )

@@ -17,6 +17,7 @@ from trainer.engines import Engines, start_engines
 from trainer.evaluate import evaluate, write_csv
 from trainer.feasible import check, dataset_of
 from trainer.metrics import ScanScore, summarise
+from trainer.overlay import sheet_of
 from trainer.processes import World, joined
 from trainer.run_folder import RunFolder, TrainingResult
 from trainer.serving import Segmenter
@@ -56,7 +57,7 @@ def train_fold(config: Config, dataset: Dataset, world: World, parent: str | Non
     # Where it stands
 
     newest = checkpoint.newest(folder.checkpoints) if world.leads else None
-    progress = checkpoint.load(newest, engines, world, lambda: _settle(engines, config, world))
+    progress = checkpoint.load(newest, engines, world, lambda: settle(engines, config, world))
     run = _tracked(folder, config, dataset, parent, world)
     curves = Curves(folder.curves, run, world, progress.step)
     status = StatusLine(world.leads, config.training.epochs, steps, config.training.batch, progress.step)
@@ -101,8 +102,10 @@ def train_fold(config: Config, dataset: Dataset, world: World, parent: str | Non
 
     if world.leads:
         write_csv(folder.scores, scores)
+        segmenter = Segmenter(engines.generator.module, config.data.size)
+        sheet_of(segmenter, dataset, dataset.positions([config.data.fold]), folder.outlines)
         folder.finish(progress, summary, time.monotonic() - started, dataset.index.digest)
-        for path in (folder.result, folder.scores, folder.config):
+        for path in filter(Path.exists, (folder.result, folder.scores, folder.outlines, folder.config)):
             run.artifact(path)
     run.finish()
     for engine in (engines.generator, engines.discriminators):
@@ -138,7 +141,7 @@ def _iteration(
         yield train_step(engines, piece, truth, config.objective)
 
 
-def _settle(engines: Engines, config: Config, world: World) -> None:
+def settle(engines: Engines, config: Config, world: World) -> None:
     """An iteration on nothing, after which the optimizers have state that a checkpoint can fill."""
     nothing = torch.zeros(1, 1, *config.data.size, device=world.device)
     for _ in range(config.training.accumulation):

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from data_pipeline import Scan
+from data_pipeline import Dataset, Scan, stream_scans
 from data_pipeline.pixels import resize_gray
 from trainer.atomic import replacing
+from trainer.evaluate import Predictor
 from trainer.metrics import score_scan
 
 Picture = NDArray[np.uint8]
@@ -26,6 +27,7 @@ PREDICTION = (255, 200, 40)
 TRUTH = (60, 220, 255)
 _HALO = (16, 16, 16)
 _TINT = 0.08
+_MOST = 6
 
 
 def overlay(image: NDArray[np.uint8], mask: Mask, truth: Mask | None = None) -> Picture:
@@ -51,12 +53,24 @@ def _draw(picture: Picture, mask: Mask, colour: tuple[int, int, int], width: int
     cv2.drawContours(picture, outlines, -1, colour, width, cv2.LINE_AA)
 
 
+def sheet_of(predictor: Predictor, dataset: Dataset, positions: Sequence[int], path: Path) -> None:
+    """Outline the first six scans with a lesion among these positions: the first, not the best.
+
+    Nothing is drawn where none has one.
+    """
+    lesions = [place for place in positions if dataset.index.samples[place].label != "normal"]
+    scans = list(stream_scans(dataset, lesions[:_MOST]))
+    if scans:
+        maps = predictor.probabilities([scan.image for scan in scans])
+        contact_sheet(list(zip(scans, maps, strict=True)), path, predictor.threshold)
+
+
 def contact_sheet(pairs: Sequence[tuple[Scan, NDArray[np.floating]]], path: Path, threshold: float = 0.5) -> None:
     """One figure of up to six scans, each with its truth, its prediction and their DSC, as a PNG.
 
     Each scan comes with its probability map [H, W]. Raises ValueError for no pair and for more than six.
     """
-    if not 1 <= len(pairs) <= 6:
+    if not 1 <= len(pairs) <= _MOST:
         raise ValueError(f"{len(pairs)} scans on a contact sheet: it takes one to six")
     columns = min(3, len(pairs))
     rows = math.ceil(len(pairs) / columns)

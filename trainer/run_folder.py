@@ -5,6 +5,7 @@ checkpoints/        step-00001234/, the newest ones and the best
 metrics.jsonl       the curves, a line a point
 run.json            the digest of its dataset, and its id in MLflow
 validation.csv      a row a scan of the held-out fold, by the last weights
+outlines.png        the first scans of that fold with a lesion, truth and prediction outlined
 result.json         written last: a run that has it is finished
 """
 
@@ -69,6 +70,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.curves = path / "metrics.jsonl"
         self.scores = path / "validation.csv"
+        self.outlines = path / "outlines.png"
         self.result = path / "result.json"
         self._identity = path / "run.json"
 

@@ -92,6 +92,7 @@ def test_the_newest_checkpoints_and_the_best_are_kept(training: Train):
 
 def test_every_scan_of_the_held_out_fold_is_judged_once_at_two_ranks(training: Train, dataset: Dataset):
     output = training("run", "data.fold=2", "training.epochs=1", world=2)
+    assert (output / "outlines.png").read_bytes().startswith(b"\x89PNG")
     judged = [line.split(",")[0] for line in (output / "validation.csv").read_text().splitlines()[1:]]
     held_out = [dataset.index.samples[position].key for position in dataset.positions([2])]
     assert sorted(judged) == sorted(held_out)
@@ -108,3 +109,15 @@ def test_a_damaged_newest_checkpoint_is_passed_over(training: Train):
         for output in (undisturbed, disturbed)
     ]
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+
+
+@pytest.mark.parametrize(("world", "zero"), [(1, 0), (1, 1), (2, 1), (2, 2)])
+def test_a_checkpoint_of_another_world_size_and_zero_stage_is_loaded_to_the_bit(
+    training: Train, run_ranks: Ranks, tmp_path: Path, world: int, zero: int
+):
+    output = training("run", "training.epochs=1", "training.generator_zero=2", world=2)
+    (source,) = (output / "checkpoints").glob("step-00000005")
+    stages = (f"training.generator_zero={zero}", f"training.discriminator_zero={2 - zero}")
+    run_ranks("resaving.py", str(source), str(tmp_path / "again"), str(output / "config.yaml"), *stages, world=world)
+    for file in source.glob("*.safetensors"):
+        assert file.read_bytes() == (tmp_path / "again" / source.name / file.name).read_bytes(), file.name
