@@ -50,7 +50,7 @@ def crossval(config: Source, changes: Changes = None, json: JsonFile = None) -> 
         of_folds = [result.validation[name]["mean"] for result in summary.folds.values()]
         rows.append((name, *(_shown(value) for value in (*of_folds, mean, summary.sd.get(name)))))
     columns = ("measure", *(f"fold {fold}" for fold in summary.folds), "mean", "sd")
-    show_table("Each fold held out, by the network trained on the others", columns, rows, numbers=True)
+    show_table("Each fold, held out", columns, rows, numbers=True)
     write_json(json, asdict(summary))
     registered = (
         f"the network of fold {summary.best_fold} is {summary.model.uri}" if summary.model else "not registered"
