@@ -94,13 +94,24 @@ def _summarised(output: Path, results: dict[int, TrainingResult], config: Config
     best = max(results, key=lambda fold: results[fold].validation["dsc"]["mean"] or 0.0)
     run.metrics({f"{name}.mean": value for name, value in mean.items()}, step=0)
     run.metrics({f"{name}.sd": value for name, value in sd.items()}, step=0)
-    model = _registered(results[best], best, config, run, mean, sd)
-    summary = CrossvalSummary(str(output), results, mean, sd, best, model)
     path = output / "crossval.json"
+    model = _registered_before(path, results) or _registered(results[best], best, config, run, mean, sd)
+    summary = CrossvalSummary(str(output), results, mean, sd, best, model)
     with replacing(path) as partial:
         partial.write_text(json.dumps(asdict(summary), indent=1), encoding="utf-8")
     run.artifact(path)
     return summary
+
+
+def _registered_before(path: Path, results: Mapping[int, TrainingResult]) -> RegisteredModel | None:
+    """The model that these same results were registered as when they were summarised before."""
+    if not path.exists():
+        return None
+    told = json.loads(path.read_text(encoding="utf-8"))
+    same = {fold: entry["validation"] for fold, entry in told["folds"].items()} == {
+        str(fold): result.validation for fold, result in results.items()
+    }
+    return RegisteredModel(**told["model"]) if same and told["model"] else None
 
 
 def _registered(
