@@ -55,7 +55,7 @@ def test_two_processes_cross_validate_and_the_registered_network_is_used(
     # Once more: each fold is done, and its network stays the version that it is.
     again = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "validated" not in again.stdout
+    assert "validated: DSC" not in again.stdout
     assert json.loads((tmp_path / "crossval.json").read_text()) == told
 
     listed = sonotrain("models", "list", "--json", "versions.json")
