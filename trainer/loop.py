@@ -65,6 +65,7 @@ def train_fold(config: Config, dataset: Dataset, world: World, parent: str | Non
     # ------------------------------------------------------------------------------------------------------
     # Epochs
 
+    scores: list[ScanScore] = []
     try:
         for epoch in range(progress.epoch, config.training.epochs):
             plan = plan_epoch(dataset.index, learnt_from, config.seed, epoch, config.training.batch)
@@ -91,6 +92,8 @@ def train_fold(config: Config, dataset: Dataset, world: World, parent: str | Non
                         progress, best_dsc=summary.dsc.mean or 0.0, best_epoch=progress.epoch, best_step=progress.step
                     )
             checkpoint.save(folder.checkpoints, engines, progress, config, dataset.index.digest, world)
+        if not scores:  # ended before, between its last checkpoint and its result
+            scores = validate(engines, dataset, config, world, surface=True)
     except BaseException:
         run.finish("FAILED")
         raise
@@ -104,7 +107,7 @@ def train_fold(config: Config, dataset: Dataset, world: World, parent: str | Non
         write_csv(folder.scores, scores)
         segmenter = Segmenter(engines.generator.module, config.data.size)
         sheet_of(segmenter, dataset, dataset.positions([config.data.fold]), folder.outlines)
-        folder.finish(progress, summary, time.monotonic() - started, dataset.index.digest)
+        folder.finish(progress, summarise(scores), time.monotonic() - started, dataset.index.digest)
         for path in filter(Path.exists, (folder.result, folder.scores, folder.outlines, folder.config)):
             run.artifact(path)
     run.finish()

@@ -82,6 +82,15 @@ def test_a_finished_run_is_not_trained_again(training: Train):
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()} == before
 
 
+def test_a_run_that_ended_before_its_result_was_written_writes_the_same(training: Train):
+    output = training("run", "training.epochs=1")
+    before = json.loads((output / "result.json").read_text())
+    (output / "result.json").unlink()
+    training("run", "training.epochs=1")
+    after = json.loads((output / "result.json").read_text())
+    assert {**after, "seconds": None} == {**before, "seconds": None}
+
+
 def test_the_newest_checkpoints_and_the_best_are_kept(training: Train):
     output = training("run", "checkpoints.keep=2", "training.epochs=3")
     result = json.loads((output / "result.json").read_text())
