@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from data_pipeline import Fault
+from trainer.tracking import import_mlflow
 
 T = TypeVar("T")
 
@@ -54,6 +55,7 @@ def joined(timeout_minutes: float) -> Iterator[World]:
     """
     accelerated = torch.cuda.is_available()
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if accelerated else "cpu")
+    import_mlflow()  # DeepSpeed imports it too, and would find its telemetry switched on
     import deepspeed
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
