@@ -60,7 +60,7 @@ def crossval(config: Config) -> CrossvalSummary:
             results = {}
             for fold, one in each.items():
                 if world.leads:
-                    print(f"fold {fold} of {', '.join(map(str, folds))} held out", flush=True)
+                    print(f"holding out fold {fold} (of {', '.join(map(str, folds))})", flush=True)
                 results[fold] = train_fold(one, dataset, world, parent=run.id)
             summary = world.tell(_summarised(output, results, config, run) if world.leads else None)
         except BaseException:
