@@ -47,7 +47,8 @@ class TrainingResult:
     """What a run came to: its last weights, and how they outline the fold that was held out.
 
     The last, because the best of many epochs, chosen by the fold that is then reported, would flatter. The best
-    epoch's checkpoint is kept beside it. validation is the JSON form of trainer.metrics.Summary.
+    epoch's checkpoint is kept beside it. validation is the JSON form of trainer.metrics.Summary; seconds counts
+    from the run's latest start.
     """
 
     output: str
