@@ -213,11 +213,12 @@ def test_an_empty_command_is_a_wrong_call() -> None:
 def start_launcher(job: Job, folder: Path) -> tuple[subprocess.Popen[str], list[Path]]:
     """A launcher in a process of its own, after both of its ranks have said that they are ready."""
     program = f"""
-        import sys
+        import signal
         from pathlib import Path
         from data_pipeline import Fault
         from launch.job import Job
         from launch.local import run_local
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit that it is ignored
         try:
             run_local(Job({job.argv!r}, 2), Path({str(folder)!r}))
         except Fault as fault:
