@@ -42,8 +42,17 @@ def main() -> None:
         os.environ[DEBUG] = "1"  # also for the processes that a verb starts
     try:
         app(arguments, prog_name="sonotrain")
+    except SystemExit as ended:  # how typer ends, also when all is well
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except Exception as failure:
-        sys.exit(_tell(failure))
+        status = _tell(failure)
+    else:
+        status = 0
+    if "RANK" in os.environ:  # one of a job's processes, be it the only one
+        from trainer.processes import end_process
+
+        end_process(status)
+    sys.exit(status)
 
 
 def _tell(failure: Exception) -> int:

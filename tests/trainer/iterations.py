@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from itertools import product
 
 import torch
@@ -12,7 +11,7 @@ from plain import PlainTraining, matters
 from trainer.checkpoint import whole
 from trainer.config import Config, load_config
 from trainer.engines import Engines, start_engines
-from trainer.processes import World, joined
+from trainer.processes import World, end_process, joined
 from trainer.step import train_step
 
 ITERATIONS = 3
@@ -107,4 +106,5 @@ def micro_batch(randomness: torch.Generator) -> tuple[torch.Tensor, torch.Tensor
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
+    end_process(0)

@@ -7,7 +7,7 @@ from trainer.checkpoint import load, save
 from trainer.config import load_config
 from trainer.engines import start_engines
 from trainer.loop import settle
-from trainer.processes import joined
+from trainer.processes import end_process, joined
 
 if __name__ == "__main__":
     source, target, configuration, *changes = sys.argv[1:]
@@ -16,3 +16,4 @@ if __name__ == "__main__":
         engines = start_engines(config, world.size, world.device)
         progress = load(Path(source), engines, world, lambda: settle(engines, config, world))
         save(Path(target), engines, progress, config, "digest", world)
+    end_process(0)

@@ -4,6 +4,7 @@ import sys
 
 from trainer.config import load_config
 from trainer.loop import train
+from trainer.processes import end_process
 
 SMALL = [
     "data.size=[112, 112]",
@@ -18,3 +19,4 @@ SMALL = [
 
 if __name__ == "__main__":
     train(load_config("quick", [*SMALL, *sys.argv[1:]]))
+    end_process(0)
