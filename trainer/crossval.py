@@ -73,7 +73,7 @@ def crossval(config: Config) -> CrossvalSummary:
 
 def _parent_run(output: Path, config: Config, dataset: Dataset, world: World) -> Run:
     """The run that the folds' runs belong to: the one that it began with, where it goes on."""
-    note = output / "run.json"
+    note = output / "tracking.json"  # run.json would be that of a training in the same folder
     run = start_run(
         name=output.name,
         experiment=config.tracking.experiment,
