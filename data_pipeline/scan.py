@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from data_pipeline.faults import Refused
 from data_pipeline.pixels import UnreadableImage, opened_image, read_gray
@@ -37,7 +38,11 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class ScanFiles:
-    """The files of one scan, found and not yet read. fold is the set's own, counted from 1, or None."""
+    """The files of one scan, found and not yet read. fold is the set's own, counted from 1, or None.
+
+    frame counts from 0 in a file of several. fit_masks lets a mask have another size than its image, to which it is
+    brought by nearest neighbour: for sets that are known to write aligned masks at a size of their own.
+    """
 
     key: str
     image: Path
@@ -47,6 +52,8 @@ class ScanFiles:
     label: str
     spacing: tuple[float, float] | None = None
     fold: int | None = None
+    frame: int | None = None
+    fit_masks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,8 @@ def read_scan(files: ScanFiles) -> Scan:
         mask = np.zeros(image.shape, dtype=np.bool_)
         for current in files.masks:
             lesion = read_mask(current)
+            if lesion.shape != image.shape and files.fit_masks:
+                lesion = _fitted(lesion, image.shape)
             if lesion.shape != image.shape:
                 raise Refused(f"mask {current.name} is {size_text(lesion)}, its image {size_text(image)}")
             mask |= lesion
@@ -86,6 +95,11 @@ def read_mask(path: Path) -> Mask:
             channels = np.asarray(picture.convert("RGB"), dtype=np.uint8).max(axis=2)
     # Some sets write masks as 0 and 1, which a threshold at half would lose.
     return channels > (127 if channels.max(initial=0) > 1 else 0)
+
+
+def _fitted(mask: Mask, size: tuple[int, int]) -> Mask:
+    """A mask at (height, width), each pixel that of the place nearest to its centre."""
+    return np.array(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST), dtype=np.bool_)
 
 
 def safe_key(stem: str) -> str:
