@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import uuid
@@ -13,6 +14,8 @@ from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
 from data_pipeline.faults import Fault, WrongCall
+
+_PIECE = 1 << 20
 
 
 class Store(Protocol):
@@ -36,6 +39,13 @@ class Store(Protocol):
 
     def open(self, name: str) -> BinaryIO:
         """The object as a readable stream; the caller closes it."""
+
+    def download(self, name: str, path: Path) -> str:
+        """Write the object's bytes to a file of this machine, in bounded memory, and give their sha256.
+
+        What goes wrong with that file is raised as the OSError that it is, so that a full disk can be told from a
+        store that fails; the file is then incomplete.
+        """
 
     def put(self, name: str, source: Path) -> None:
         """Write a whole file under a name, which shows the old content or the new one and nothing between."""
@@ -102,10 +112,19 @@ class FolderStore:
         with self._faults(name):
             return self._path(name).open("rb")
 
+    def download(self, name: str, path: Path) -> str:
+        """Copy the file, hashing on the way."""
+        digest = hashlib.sha256()
+        with self.open(name) as stream, path.open("wb") as sink:
+            while piece := self._piece(name, stream):
+                digest.update(piece)
+                sink.write(piece)
+        return digest.hexdigest()
+
     def put(self, name: str, source: Path) -> None:
         """Copy beside the target, then rename over it."""
         with self._faults(name), source.open("rb") as stream, self._partial(name) as (partial, sink):
-            shutil.copyfileobj(stream, sink, 1 << 20)
+            shutil.copyfileobj(stream, sink, _PIECE)
             _settle(sink)
             partial.replace(self._path(name))
 
@@ -118,6 +137,10 @@ class FolderStore:
                 self._path(name).hardlink_to(partial)
             except FileExistsError as existing:
                 raise taken(self._uri(name)) from existing
+
+    def _piece(self, name: str, stream: BinaryIO) -> bytes:
+        with self._faults(name):
+            return stream.read(_PIECE)
 
     @contextmanager
     def _partial(self, name: str) -> Iterator[tuple[Path, BinaryIO]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import random
@@ -93,6 +94,15 @@ class S3Store:
     def open(self, name: str) -> BinaryIO:
         """Start to read; a broken body is resumed where it broke."""
         return io.BufferedReader(_Resumed(self, name, 0, None), 4 * _PIECE)
+
+    def download(self, name: str, path: Path) -> str:
+        """Write the object to a file, hashing on the way; a broken body is resumed where it broke."""
+        digest = hashlib.sha256()
+        with self.open(name) as stream, path.open("wb") as sink:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
+                sink.write(piece)
+        return digest.hexdigest()
 
     def put(self, name: str, source: Path) -> None:
         """Upload in parts where the file is large; the bucket shows the object when the last one has arrived."""

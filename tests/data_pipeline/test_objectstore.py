@@ -1,3 +1,5 @@
+import errno
+import hashlib
 import os
 import pickle
 import resource
@@ -77,6 +79,7 @@ def test_names_that_could_lead_out_of_the_root_are_refused(uri: str, name: str, 
         lambda: store.read(name),
         lambda: store.open(name),
         lambda: store.exists(name),
+        lambda: store.download(name, source),
         lambda: store.put(name, source),
         lambda: store.publish(name, b""),
     ):
@@ -113,6 +116,25 @@ def test_an_object_can_be_read_as_a_stream(store: Store, source: Path) -> None:
     store.put("deep/er/x", source)
     with store.open("deep/er/x") as stream:
         assert stream.read(10) + stream.read() == CONTENT
+
+
+def test_an_object_is_downloaded_with_its_sha256(store: Store, source: Path, tmp_path: Path) -> None:
+    source.write_bytes(CONTENT * 3000)
+    store.put("x", source)
+    for target in (tmp_path / "new", source):
+        assert store.download("x", target) == hashlib.sha256(CONTENT * 3000).hexdigest()
+        assert target.read_bytes() == CONTENT * 3000
+
+
+def test_a_download_tells_a_full_disk_from_a_store_that_fails(store: Store, source: Path, tmp_path: Path) -> None:
+    store.put("x", source)
+    with pytest.raises(OSError, match="No space left") as full:
+        store.download("x", Path("/dev/full"))
+    assert full.value.errno == errno.ENOSPC
+    with pytest.raises(IsADirectoryError):
+        store.download("x", tmp_path)
+    with pytest.raises(Fault, match=r"/store/y is missing$"):
+        store.download("y", tmp_path / "y")
 
 
 def test_a_missing_object_is_named(store: Store) -> None:
