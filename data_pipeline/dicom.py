@@ -109,6 +109,15 @@ def read_dicom_gray(path: Path, frame: int | None = None) -> NDArray[np.uint8]:
 
 
 @_reasons()
+def read_dicom_colours(path: Path, frame: int | None = None) -> NDArray[np.uint8] | None:
+    """A frame, counted from 0 (the first if None), in red, green and blue [H, W, 3]; None, undecoded, if it is gray."""
+    header = read_header(path)
+    if header.get("PhotometricInterpretation") in _GRAY:
+        return None
+    return _eight_bits(_stored_frame(path, header, frame or 0), header)
+
+
+@_reasons()
 def read_dicom_mask(path: Path, image: Path, frame: int | None = None) -> NDArray[np.bool_]:
     """The mask of a frame of a DICOM image, counted from 0 (the first if None), as bool [H, W].
 
