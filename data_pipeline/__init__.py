@@ -2,20 +2,16 @@
 
 from data_pipeline.augment import as_floats, augment
 from data_pipeline.faults import Fault, Refused, WrongCall
+from data_pipeline.fitting import resize_mask
+from data_pipeline.index import Index, Sample, Shard
+from data_pipeline.mixture import open_datasets
+from data_pipeline.nodecache import NodeCache
 from data_pipeline.objectstore import open_store
 from data_pipeline.plan import EpochPlan, plan_epoch, rank_places
+from data_pipeline.resident import Resident, resident_scans
 from data_pipeline.scan import Findings, Scan, ScanFiles, read_scan
-from data_pipeline.shards import (
-    Dataset,
-    Index,
-    Sample,
-    Shard,
-    open_dataset,
-    require_free,
-    verify_dataset,
-    write_dataset,
-)
-from data_pipeline.stream import Batch, resize_mask, stream_batches, stream_scans
+from data_pipeline.shards import Dataset, open_dataset, require_free, verify_dataset, write_dataset
+from data_pipeline.stream import Batch, stream_batches, stream_scans
 
 __all__ = [
     "Batch",
@@ -24,7 +20,9 @@ __all__ = [
     "Fault",
     "Findings",
     "Index",
+    "NodeCache",
     "Refused",
+    "Resident",
     "Sample",
     "Scan",
     "ScanFiles",
@@ -33,11 +31,13 @@ __all__ = [
     "as_floats",
     "augment",
     "open_dataset",
+    "open_datasets",
     "open_store",
     "plan_epoch",
     "rank_places",
     "read_scan",
     "require_free",
+    "resident_scans",
     "resize_mask",
     "stream_batches",
     "stream_scans",

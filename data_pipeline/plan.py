@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.faults import WrongCall
-from data_pipeline.shards import Index
+from data_pipeline.index import Index
 
 Positions = NDArray[np.int64]
 
@@ -54,12 +54,18 @@ class EpochPlan:
 def plan_epoch(
     index: Index, folds: Collection[int] | None, seed: int, epoch: int, global_batch: int, shuffle: bool = True
 ) -> EpochPlan:
-    """The epoch's plan: a function of the arguments and the index's digest alone. folds None means all."""
+    """The epoch's plan: a function of the arguments and the index's digest alone. folds None means all.
+
+    Where the index has weights, a sample comes as often as they say, its n-th repetition as n times the number of
+    samples plus its position: of half a time, in every second epoch.
+    """
     chosen = np.arange(len(index.samples)) if folds is None else np.flatnonzero(np.isin(index.fold_of, list(folds)))
     if not chosen.size:
         raise WrongCall(f"no scan of {index.name} is in folds {', '.join(map(str, folds or ()))}")
+    if index.weights:
+        chosen = _repeated(chosen, np.array(index.weights)[chosen], len(index.samples), f"{index.digest} {seed}", epoch)
     if shuffle:
-        chosen = _reading_order(chosen, index.shard_of[chosen], f"{index.digest} {seed} {epoch}")
+        chosen = _reading_order(chosen, index, f"{index.digest} {seed} {epoch}")
     return EpochPlan(_places(chosen, global_batch), int(chosen.size))
 
 
@@ -73,11 +79,33 @@ def rank_places(global_batch: int, world: int, rank: int) -> slice:
     return slice(rank * share, (rank + 1) * share)
 
 
-def _reading_order(chosen: Positions, shards: Positions, purpose: str) -> Positions:
+def _repeated(chosen: Positions, weights: NDArray[np.float64], samples: int, purpose: str, epoch: int) -> Positions:
+    """Each position as often as its weight says; of what is left of a weight, a part of its samples in turn.
+
+    The samples of one weight stand in a random order of their own, of which each epoch takes the next stretch.
+    """
+    repeated = []
+    for weight in np.unique(weights):
+        alike = chosen[weights == weight]
+        times = int(weight)
+        part = max(round((weight - times) * alike.size), int(times == 0))
+        repeated += [alike + time * samples for time in range(times)]
+        in_turn = alike[np.argsort(scrambled(alike, _base(purpose)), kind="stable")]
+        repeated.append(np.take(in_turn, np.arange(epoch * part, (epoch + 1) * part), mode="wrap") + times * samples)
+    return np.sort(np.concatenate(repeated))
+
+
+def _reading_order(chosen: Positions, index: Index, purpose: str) -> Positions:
     """Shards in random order, and in each its samples in random order."""
-    base = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big")
-    order = np.lexsort((_scrambled(chosen, base), shards, _scrambled(shards, ~base)))
+    base = _base(purpose)
+    repetition, position = np.divmod(chosen, len(index.samples))
+    shards = index.shard_of[position] + repetition * len(index.shards)
+    order = np.lexsort((scrambled(chosen, base), shards, scrambled(shards, ~base)))
     return chosen[order]
+
+
+def _base(purpose: str) -> int:
+    return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big")
 
 
 def _places(reading_order: Positions, global_batch: int) -> Positions:
@@ -94,7 +122,7 @@ def _places(reading_order: Positions, global_batch: int) -> Positions:
     return filled
 
 
-def _scrambled(numbers: Positions, base: int) -> NDArray[np.uint64]:
+def scrambled(numbers: Positions, base: int) -> NDArray[np.uint64]:
     """A random-looking 64 bit word for each number: the splitmix64 finaliser (Steele et al., 2014).
 
     Written out rather than taken from a library's generator, whose stream may change with its version.

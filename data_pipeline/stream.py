@@ -1,22 +1,20 @@
-"""The WebDataset pipeline that carries a plan out: ranged reads, tar members, scans, batches, in the plan's order.
+"""The WebDataset pipeline that carries a plan out: scans read, decoded and brought to size ahead of the training.
 
-Reading and decoding go on in threads ahead of the training. However many there are, what comes out is the
-same, in the same order, since each stage hands on in the order in which it was handed.
+Several threads work on the batches to come, each scan's pixels straight into its place of a batch. However many they
+are, what comes out is the same, in the same order. A batch whose scans are all resident is gathered at once.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
+import logging
+import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any, BinaryIO, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, Protocol
 
-import cv2
 import numpy as np
 import torch
 import webdataset as wds
@@ -24,20 +22,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipeline.faults import Fault
+from data_pipeline.fitting import resize_mask
 from data_pipeline.objectstore import open_store
+from data_pipeline.ordered import in_order
 from data_pipeline.pixels import resize_gray
+from data_pipeline.resident import Resident
 from data_pipeline.scan import Scan
-from data_pipeline.shards import Dataset, Sample, members_of, scan_from_members
+from data_pipeline.shards import Dataset
 
-T = TypeVar("T")
-R = TypeVar("R")
+Positions = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
+
+_log = logging.getLogger("sonotrain")
 
 BATCHES_AHEAD = 4
+"""Batches that are worked on while one is trained on."""
+
+SHARDS_AHEAD = 4
+"""Shards fetched to the node's cache before the first of their scans is asked for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """image uint8 [B, 1, H, W]; mask uint8 [B, 1, H, W] in {0, 1}; keys [B]."""
+    """image uint8 [B, 1, H, W]; mask uint8 [B, 1, H, W] in {0, 1}; keys [B].
+
+    The memory of a batch is used again when nothing refers to its tensors any more.
+    """
 
     image: Tensor
     mask: Tensor
@@ -45,130 +55,183 @@ class Batch:
 
 
 def stream_batches(
-    dataset: Dataset, places: NDArray[np.int64], size: tuple[int, int], readers: int = 4
+    dataset: Dataset,
+    places: Positions,
+    size: tuple[int, int],
+    readers: int = 4,
+    resident: Resident | None = None,
 ) -> Iterator[Batch]:
     """A rank's batches at (height, width), one for each row of places [batches, B] (EpochPlan.for_rank).
 
-    To begin in the middle of an epoch, leave out the rows that are done: nothing before them is read.
+    To begin in the middle of an epoch, leave out the rows that are done: nothing before them is read. What resident
+    holds is taken from there; what it does not, it is given. Raises Fault where a scan cannot be read.
     """
+    dataset = _with_cache_for(dataset, places.shape[1])
+    memory = _Memory((places.shape[1], 1, *size))
 
-    def fitted(scan: Scan) -> tuple[str, NDArray[np.uint8], NDArray[np.uint8]]:
-        return scan.key, resize_gray(scan.image, size), resize_mask(scan.mask, size)
+    def planned() -> Iterator[Positions]:
+        yield from places
 
-    def batched(scans: Iterable[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]) -> Iterator[Batch]:
-        scans = iter(scans)
-        while batch := list(islice(scans, places.shape[1])):
-            keys, images, masks = zip(*batch, strict=True)
-            yield Batch(torch.from_numpy(np.stack(images)[:, None]), torch.from_numpy(np.stack(masks)[:, None]), keys)
+    def loaded(rows: Iterable[Positions]) -> Iterator[Batch]:
+        with ThreadPoolExecutor(readers, "sonotrain-reader") as pool, _landing(dataset, places) as landing:
+            begun: deque[_Loading] = deque()
+            try:
+                for number, row in enumerate(rows):
+                    landing.reach(number)
+                    begun.append(_Loading(dataset, row, memory, resident, pool))
+                    if len(begun) > BATCHES_AHEAD:
+                        yield begun.popleft().batch()
+                while begun:
+                    yield begun.popleft().batch()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
 
-    samples = [dataset.index.samples[position] for position in places.ravel()]
-    pipeline = wds.DataPipeline(*_scans(dataset, samples, readers, fitted), batched)
-    return _ahead(pipeline, BATCHES_AHEAD)
+    return iter(wds.DataPipeline(planned, loaded))
 
 
 def stream_scans(dataset: Dataset, positions: Sequence[int], readers: int = 4) -> Iterator[Scan]:
-    """The scans at these positions of the index, at their own resolution, in this order."""
-    samples = [dataset.index.samples[position] for position in positions]
-    return iter(wds.DataPipeline(*_scans(dataset, samples, readers, lambda scan: scan)))
+    """The scans at these positions of the index, at their own resolution, in this order. Images may be read-only."""
+    dataset = _with_cache_for(dataset, 1)
+
+    def planned() -> Iterator[int]:
+        with _landing(dataset, np.array(positions, dtype=np.int64)[:, None]) as landing:
+            for number, position in enumerate(positions):
+                landing.reach(number)
+                yield position
+
+    def decoded(planned: Iterable[int]) -> Iterator[Scan]:
+        return in_order(dataset.scan, planned, readers)
+
+    return iter(wds.DataPipeline(planned, decoded))
 
 
-def resize_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A mask bool [H, W] at another (height, width): inside where at least half of what a pixel covers is inside."""
-    if mask.shape == size:
-        return mask.astype(np.uint8)
-    height, width = size
-    covered: NDArray[Any] = mask.astype(np.float32)
-    if (height - mask.shape[0]) * (width - mask.shape[1]) < 0:
-        # OpenCV weighs by area only where no side grows or none shrinks, so here one side goes first.
-        covered = cv2.resize(covered, (width, mask.shape[0]), interpolation=cv2.INTER_AREA)
-    covered = cv2.resize(covered, (width, height), interpolation=cv2.INTER_AREA)
-    return (covered >= 0.5).astype(np.uint8)
+class _Loading:
+    """A batch that is being read: its scans are resident already, or in the hands of reader threads."""
+
+    def __init__(
+        self, dataset: Dataset, row: Positions, memory: _Memory, resident: Resident | None, pool: ThreadPoolExecutor
+    ) -> None:
+        self._dataset, self._memory, self._resident = dataset, memory, resident
+        self._repetition, self._positions = np.divmod(row, len(dataset.index.samples))
+        there = resident.holds(self._positions) if resident is not None else np.zeros(len(row), dtype=np.bool_)
+        self._absent = np.flatnonzero(~there)
+        self._pixels = memory.take() if self._absent.size else None
+        self._pending = [pool.submit(self._load, int(place)) for place in self._absent]
+
+    def batch(self) -> Batch:
+        """The batch, when all its scans have come. Raises the first one's error."""
+        for loading in self._pending:
+            loading.result()
+        images, masks = self._pixels or self._memory.take()
+        if self._resident is not None and not self._pending:
+            self._resident.gather(self._positions, images[:, 0], masks[:, 0])
+        elif self._resident is not None:
+            for place in np.setdiff1d(np.arange(len(self._positions)), self._absent):
+                one = slice(place, place + 1)
+                self._resident.gather(self._positions[one], images[one, 0], masks[one, 0])
+        samples = self._dataset.index.samples
+        keys = [samples[position].key for position in self._positions]
+        if self._repetition.any():  # a repetition is varied by augmentation in another way
+            keys = [f"{key}#{time}" if time else key for key, time in zip(keys, self._repetition, strict=True)]
+        return Batch(torch.from_numpy(images), torch.from_numpy(masks), tuple(keys))
+
+    def _load(self, place: int) -> None:
+        """One scan to its place of the batch."""
+        assert self._pixels is not None
+        position = int(self._positions[place])
+        scan = self._dataset.scan(position)
+        image, mask = self._pixels[0][place, 0], self._pixels[1][place, 0]
+        size = (image.shape[0], image.shape[1])
+        image[:] = resize_gray(scan.image, size)
+        mask[:] = resize_mask(scan.mask, size)
+        if self._resident is not None:
+            self._resident.put(position, image, mask)
 
 
-def _scans(dataset: Dataset, samples: Sequence[Sample], readers: int, finish: Callable[[Scan], R]) -> list[Any]:
-    """The stages from a list of samples to finished scans."""
+class _Memory:
+    """Memory for batches, used again when nobody refers to it: fresh memory costs more than filling it."""
 
-    def planned() -> Iterator[Sample]:
-        yield from samples
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+        self._kept: list[tuple[Pixels, Pixels]] = []
 
-    def read(planned: Generator[Sample, None, None]) -> Iterator[tuple[Sample, str, bytes]]:
-        def fetch(sample: Sample) -> tuple[Sample, str, bytes]:
-            shard = dataset.index.shards[sample.shard].name
-            return sample, shard, dataset.store.read(shard, sample.offset, sample.length)
-
-        return _in_order(fetch, planned, readers)
-
-    def decoded(pieces: Generator[tuple[Sample, str, bytes], None, None]) -> Iterator[R]:
-        def decode(piece: tuple[Sample, str, bytes]) -> R:
-            sample, shard, data = piece
-            try:
-                scan = scan_from_members(members_of(data, sample.key), sample)
-            except Fault as damaged:
-                raise Fault(f"{dataset.uri}/{shard}: {damaged}") from damaged
-            return finish(scan)
-
-        return _in_order(decode, pieces, readers)
-
-    return [planned, read, decoded]
+    def take(self) -> tuple[Pixels, Pixels]:
+        """Images and masks, uint8 [B, 1, H, W], of any content."""
+        for images, masks in self._kept:
+            if sys.getrefcount(images) == _IN_USE_BY_NOBODY == sys.getrefcount(masks):
+                return images, masks
+        images, masks = np.empty(self._shape, np.uint8), np.empty(self._shape, np.uint8)
+        if len(self._kept) < BATCHES_AHEAD + 3:
+            self._kept.append((images, masks))
+        return images, masks
 
 
-def _in_order(work: Callable[[T], R], items: Generator[T, None, None], threads: int) -> Iterator[R]:
-    """map() by several threads: results come in the items' order, and few items are held at once.
-
-    The items' generator is closed at the end, whatever that is: an error's traceback would keep its threads alive.
-    """
-    with closing(items), ThreadPoolExecutor(threads) as pool:
-        running: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                running.append(pool.submit(work, item))
-                if len(running) > 2 * threads:
-                    yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
-        finally:
-            for future in running:
-                future.cancel()
+_IN_USE_BY_NOBODY = 3
+"""References to an array of _Memory while it is asked for them: its pair's, the variable's and the question's."""
 
 
-def _ahead(items: Iterable[T], depth: int) -> Iterator[T]:
-    """Hand items on from a thread that keeps up to depth of them ready; its error is raised here."""
-    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
-    stopped = threading.Event()
+class _Landing(Protocol):
+    """Shards on their way to this node's disk."""
 
-    def put(entry: tuple[T | None, BaseException | None]) -> None:
-        while not stopped.is_set():
-            try:
-                ready.put(entry, timeout=0.1)
-                return
-            except queue.Full:
-                continue
+    def reach(self, number: int) -> None:
+        """Fetch what this row and the next shards need."""
 
-    def fill() -> None:
-        source = iter(items)
-        try:
-            for item in source:
-                put((item, None))
-                if stopped.is_set():
-                    return
-            put((None, None))
-        except BaseException as error:  # whatever it is, the consumer has to see it
-            put((None, error))
-        finally:
-            if hasattr(source, "close"):
-                source.close()
 
-    threading.Thread(target=fill, name="sonotrain-stream", daemon=True).start()
+class _Nothing:
+    """Where there is no cache, nothing has to land."""
+
+    def reach(self, number: int) -> None:
+        """Do nothing."""
+
+
+class _Ahead:
+    """Fetches shards to the cache in the order in which rows of positions need them."""
+
+    def __init__(self, dataset: Dataset, places: Positions, pool: ThreadPoolExecutor) -> None:
+        self._dataset, self._pool = dataset, pool
+        shards, first = np.unique(dataset.index.shard_of[places % len(dataset.index.samples)], return_index=True)
+        order = np.argsort(first)
+        self._shards = shards[order].tolist()
+        self._needed_by = (first[order] // places.shape[1]).tolist()
+        self._begun = 0
+
+    def reach(self, number: int) -> None:
+        """Begin with all shards that the rows up to this one need, and some more."""
+        needed = int(np.searchsorted(self._needed_by, number, side="right")) + SHARDS_AHEAD
+        for shard in self._shards[self._begun : needed]:
+            self._pool.submit(self._land, shard)
+        self._begun = max(self._begun, min(needed, len(self._shards)))
+
+    def _land(self, shard: int) -> None:
+        """Its error is left to the reader that needs the shard."""
+        index, cache = self._dataset.index, self._dataset.cache
+        assert cache is not None
+        cache.land(self._dataset.stores[shard], index.shards[shard])
+
+
+@contextmanager
+def _landing(dataset: Dataset, places: Positions) -> Iterator[_Landing]:
+    if dataset.cache is None or not places.size:
+        yield _Nothing()
+        return
+    pool = ThreadPoolExecutor(2, "sonotrain-landing")
     try:
-        while True:
-            item, error = ready.get()
-            if error is not None:
-                raise error
-            if item is None:
-                return
-            yield item
+        yield _Ahead(dataset, places, pool)
     finally:
-        stopped.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def _with_cache_for(dataset: Dataset, places: int) -> Dataset:
+    """The dataset without its cache where that is too small for the shards that a rank reads at a time."""
+    working = 2 * places * max(shard.bytes for shard in dataset.index.shards)
+    wanted = min(working, sum(shard.bytes for shard in dataset.index.shards))
+    if dataset.cache is None or dataset.cache.holds(wanted):
+        return dataset
+    _log.warning(
+        "the node's cache is too small for the %d MB that are read at a time; shards are read from their store",
+        wanted >> 20,
+    )
+    return replace(dataset, cache=None)
 
 
 def _open_s3(url: str, mode: str = "rb", *_: Any, **__: Any) -> BinaryIO:

@@ -94,8 +94,8 @@ def test_an_index_that_is_signed_anew_is_accepted(copied):
 
 def test_an_index_of_another_format_names_both(copied):
     index = copied / "index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"format": 2}))
-    with pytest.raises(Fault, match="has format 2, this sonotrain reads 1"):
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"format": 1}))
+    with pytest.raises(Fault, match="has format 1, this sonotrain reads 2"):
         open_dataset(str(copied))
 
 
