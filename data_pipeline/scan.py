@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_pipeline.dicom import is_dicom, read_dicom_gray, read_dicom_mask
 from data_pipeline.faults import Refused
 from data_pipeline.pixels import UnreadableImage, opened_image, read_gray
 
@@ -68,10 +71,10 @@ def read_scan(files: ScanFiles) -> Scan:
     """Decode a scan's files and unite its masks. Raises Refused with the reason, naming the file."""
     current = files.image
     try:
-        image = read_gray(current)
+        image = read_dicom_gray(current, files.frame) if is_dicom(current) else read_gray(current)
         mask = np.zeros(image.shape, dtype=np.bool_)
         for current in files.masks:
-            lesion = read_mask(current)
+            lesion = read_dicom_mask(current, files.image, files.frame) if is_dicom(current) else read_mask(current)
             if lesion.shape != image.shape and files.fit_masks:
                 lesion = _fitted(lesion, image.shape)
             if lesion.shape != image.shape:
@@ -85,16 +88,16 @@ def read_scan(files: ScanFiles) -> Scan:
 def read_mask(path: Path) -> Mask:
     """A mask file as bool [H, W]: inside wherever any colour channel is above half of the range.
 
-    The maximum over red, green and blue, and not their luma, which loses a red outline; alpha says nothing.
-    Raises UnreadableImage.
+    The maximum over red, green and blue, and not their luma, which loses a red outline; alpha says nothing. A palette
+    is read by its colours. Where nothing is above half, everything above zero is inside. Raises UnreadableImage.
     """
     with opened_image(path) as picture:
         if picture.mode in ("1", "L"):
             channels = np.asarray(picture.convert("L"), dtype=np.uint8)
         else:
             channels = np.asarray(picture.convert("RGB"), dtype=np.uint8).max(axis=2)
-    # Some sets write masks as 0 and 1, which a threshold at half would lose.
-    return channels > (127 if channels.max(initial=0) > 1 else 0)
+    # Annotation tools write 0 and 1, numbers of classes, or dim colours, which a threshold at half would lose.
+    return channels > (127 if channels.max(initial=0) > 127 else 0)
 
 
 def _fitted(mask: Mask, size: tuple[int, int]) -> Mask:
@@ -103,8 +106,19 @@ def _fitted(mask: Mask, size: tuple[int, int]) -> Mask:
 
 
 def safe_key(stem: str) -> str:
-    """A file's stem as a key: letters, digits, dash and underscore, so that no tar or store misreads it."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")
+    """A file's stem as a key: letters, digits, dash and underscore, so that no tar or store misreads it.
+
+    Letters outside of ASCII lose their accents or are left out; a digest then tells the stem from those alike, in one
+    way for both spellings that file systems have for an umlaut.
+    """
+    letters = unicodedata.normalize("NFKD", stem)
+    bare = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    key = re.sub(r"[^A-Za-z0-9_-]+", "-", bare).strip("-")
+    if key and stem.isascii():
+        return key
+    # A name that is no UTF-8 has surrogates for its bytes.
+    whole = unicodedata.normalize("NFC", stem).encode("utf-8", errors="surrogateescape")
+    return f"{key}-{hashlib.sha256(whole).hexdigest()[:8]}".lstrip("-")
 
 
 def without_clashes(scans: Sequence[ScanFiles]) -> Findings:

@@ -1,3 +1,5 @@
+import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,14 +132,71 @@ def test_a_palette_mask_is_read_by_its_colours(tmp_path: Path) -> None:
     assert read_mask(tmp_path / "m.png").tolist() == [[False, True, True]]
 
 
+def test_a_palette_mask_with_dim_colours_is_not_lost(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.array([[0, 1, 2]], np.uint8), mode="P")
+    picture.putpalette([0, 0, 0, 64, 0, 0, 0, 64, 64])
+    picture.save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png").tolist() == [[False, True, True]]
+
+
+def test_a_mask_of_class_numbers_counts_every_class(tmp_path: Path) -> None:
+    assert read_mask(saved(tmp_path / "m.png", np.array([[0, 1, 2, 3]], np.uint8))).tolist() == [[False, *[True] * 3]]
+
+
+@pytest.mark.parametrize("inside", [1, 2, 255, 65535])
+def test_a_16_bit_mask_is_read_whatever_its_range(tmp_path: Path, inside: int) -> None:
+    for name in ("m.png", "m.tif"):
+        wide = np.array([[0, inside, inside]], np.uint16)
+        assert read_mask(saved(tmp_path / name, wide)).tolist() == [[False, True, True]]
+
+
+def test_the_ringing_of_a_jpeg_mask_is_cut_off(tmp_path: Path) -> None:
+    truth = np.zeros((48, 64), bool)
+    truth[10:30, 13:41] = True
+    Image.fromarray(truth).convert("L").save(tmp_path / "m.jpg", quality=75)
+    decoded = np.asarray(Image.open(tmp_path / "m.jpg"))
+    assert ((decoded > 0) & (decoded < 255)).any()
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.jpg"), truth)
+
+
+@pytest.mark.parametrize("size", [(12, 16), (3, 4), (6, 7), (100, 41)])
+def test_where_masks_are_fitted_each_pixel_is_that_nearest_to_its_centre(tmp_path: Path, size: tuple[int, int]) -> None:
+    mask = np.random.default_rng(0).random(size) < 0.5
+    image = saved(tmp_path / "a.png", GRADIENT)
+    fitted = replace(files(image, saved(tmp_path / "m.png", mask)), fit_masks=True)
+    rows = ((np.arange(6) + 0.5) * size[0] / 6).astype(int)
+    columns = ((np.arange(8) + 0.5) * size[1] / 8).astype(int)
+    np.testing.assert_array_equal(read_scan(fitted).mask, mask[rows][:, columns])
+
+
+def test_fitted_masks_are_united_with_those_of_the_images_size(tmp_path: Path) -> None:
+    left, right = np.zeros((6, 8), bool), np.zeros((12, 16), bool)
+    left[1, 1] = right[6:8, 12:14] = True
+    masks = saved(tmp_path / "l.png", left), saved(tmp_path / "r.png", right)
+    scan = read_scan(replace(files(saved(tmp_path / "a.png", GRADIENT), *masks), fit_masks=True))
+    assert np.argwhere(scan.mask).tolist() == [[1, 1], [3, 6]]
+
+
 def test_a_key_keeps_what_tells_files_apart() -> None:
     assert safe_key("benign (1)") == "benign-1"
     assert safe_key("bus_0001-l") == "bus_0001-l"
 
 
+def test_names_that_differ_by_accent_script_or_bytes_have_keys_that_differ() -> None:
+    names = ["Muller 1", "Müller 1", "Möller 1", "病人1", "患者1", "检查", "（）", "M\udcfcller 1"]
+    keys = [safe_key(name) for name in names]
+    assert len(set(keys)) == len(names)
+    assert keys[1].startswith("Muller-1-")
+
+
+def test_an_umlaut_gives_one_key_in_either_spelling() -> None:
+    assert safe_key(unicodedata.normalize("NFD", "Müller")) == safe_key(unicodedata.normalize("NFC", "Müller"))
+
+
 @given(st.text())
 def test_a_key_is_made_of_what_no_tar_or_store_misreads(stem: str) -> None:
     key = safe_key(stem)
+    assert key
     assert all(letter.isascii() and (letter.isalnum() or letter in "-_") for letter in key)
     assert safe_key(key) == key
 
