@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from launch.options import ChosenFolds, JsonFile, fold_list, height_and_width, write_json
-from launch.terminal import say, show_table, with_progress
+from launch.terminal import say, show_table
 
 if TYPE_CHECKING:
     from data_pipeline import Dataset
@@ -23,7 +23,10 @@ Destination = Annotated[str, typer.Argument(metavar="DEST", help="The dataset: a
 
 @data.command()
 def ingest(
-    layout: Annotated[str, typer.Argument(metavar="LAYOUT", help="bus_bra or breast_lesions_usg.")],
+    layout: Annotated[
+        str,
+        typer.Argument(metavar="LAYOUT", help="bus_bra, breast_lesions_usg, busi, bus_uclm, stu, folder or dicom."),
+    ],
     source: Annotated[Path, typer.Argument(metavar="SRC", help="The folder of scans, as published.")],
     destination: Destination,
     folds: Annotated[
@@ -52,18 +55,17 @@ def phantom(
     size: Annotated[str, typer.Option(metavar="HxW", help="Height and width in pixels.")],
     seed: Annotated[int, typer.Option(metavar="S", min=0, help="Other seeds give other scans.")] = 0,
     folds: Annotated[int, typer.Option(metavar="N", min=2, help="Divide into N folds.")] = 5,
+    codec: Annotated[Literal["png", "npy"], typer.Option(help="How images lie in the shards.")] = "png",
+    shard_mb: Annotated[int, typer.Option(metavar="N", min=1, help="Megabytes of a shard.")] = 32,
     json: JsonFile = None,
 ) -> None:
     """Write a dataset of synthetic scans with known lesions."""
-    from data_pipeline import open_dataset, open_store, require_free, write_dataset
-    from data_pipeline.folds import assign_folds
-    from data_pipeline.phantom import phantom
+    from data_pipeline import open_dataset
+    from launch.phantoms import Phantoms, write_phantoms
 
     shape = height_and_width(size)
     say(f"Making {count} phantoms of {size} pixels in {destination}")
-    require_free(open_store(destination))
-    scans = [phantom(number, shape, seed) for number in with_progress(range(count), "phantoms made", count)]
-    write_dataset(destination, "phantoms", scans, assign_folds(scans, folds), refused={})
+    write_phantoms(Phantoms(destination, count, shape, seed, folds, codec, shard_mb))
     _describe(open_dataset(destination), json)
 
 

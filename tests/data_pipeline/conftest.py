@@ -11,6 +11,20 @@ from PIL import Image
 
 from data_pipeline.phantom import phantom
 from data_pipeline.scan import Gray, Mask, Scan
+from tests.data_pipeline.dicom_files import write_dicom
+
+BUSI_SCANS = [
+    *(("benign", case) for case in (1, 2, 3)),
+    *((label, case) for label in ("malignant", "normal") for case in (1, 2)),
+]
+BUS_UCLM_SCANS = [
+    ("ALWI_000", "Benign"),
+    ("ALWI_001", "Malignant"),
+    ("ANFO_000", "Normal"),
+    ("CHCO_004", "Benign"),
+    ("CHVI_010", "Malignant"),
+    ("HESN_002", "Normal"),
+]
 
 
 @pytest.fixture
@@ -53,6 +67,80 @@ def breast_lesions_folder(tmp_path: Path) -> Path:
         label = "malignant" if case == 2 else "benign"
         rows.append((case, f"{name}.png", f"{name}_tumor.png", None, pixel_size, label))
     write_workbook(folder / "clinical-data.xlsx", rows)
+    return folder
+
+
+@pytest.fixture
+def busi_folder(tmp_path: Path) -> Path:
+    """Seven scans in the layout of BUSI, three benign, two malignant, two normal; the masks in modes 1, RGB and RGBA.
+
+    benign (2) has two masks; each holds half of its lesion.
+    """
+    folder = tmp_path / "Dataset_BUSI_with_GT"
+    for number, scan in enumerate(_with_lesion(7)):
+        label, case = BUSI_SCANS[number]
+        place = folder / label
+        place.mkdir(parents=True, exist_ok=True)
+        name = f"{label} ({case})"
+        Image.fromarray(scan.image).convert("RGB").save(place / f"{name}.png")
+        mask = scan.mask & (label != "normal")
+        parts = [mask]
+        if (label, case) == ("benign", 2):
+            upper = np.arange(mask.shape[0])[:, None] < np.flatnonzero(mask.any(axis=1)).mean()
+            parts = [mask & upper, mask & ~upper]
+        for part, suffix in zip(parts, ("", "_1"), strict=False):
+            picture = Image.fromarray(part).convert(("1", "RGB", "RGBA")[number % 3])
+            picture.save(place / f"{name}_mask{suffix}.png")
+    return folder
+
+
+@pytest.fixture
+def bus_uclm_folder(tmp_path: Path) -> Path:
+    """Six scans of five names in the layout of BUS-UCLM, with INFO.csv; CHCO and CHVI are one patient."""
+    folder = tmp_path / "BUS-UCLM"
+    rows = ["Image;Width;Label"]
+    for (name, label), scan in zip(BUS_UCLM_SCANS, _with_lesion(6), strict=True):
+        write_image(folder / "images" / f"{name}.png", scan.image)
+        colours = np.zeros((*scan.mask.shape, 3), np.uint8)
+        if label != "Normal":
+            colours[scan.mask, 0 if label == "Malignant" else 1] = 255
+        (folder / "masks").mkdir(exist_ok=True)
+        Image.fromarray(colours).save(folder / "masks" / f"{name}.png")
+        rows.append(f"{name}.png;{scan.image.shape[1]};{label}")
+    (folder / "INFO.csv").write_text("\n".join(rows), encoding="utf-8-sig")
+    return folder
+
+
+@pytest.fixture
+def stu_folder(tmp_path: Path) -> Path:
+    """Three scans in the layout of STU-Hospital: mask 1 at its image's size, 2 and 3 larger and with gray edges."""
+    folder = tmp_path / "Hospital"
+    for number, scan in enumerate(_with_lesion(3), start=1):
+        write_image(folder / f"Test_Image_{number}.png", scan.image)
+        mask = Image.fromarray(scan.mask).convert("L")
+        if number > 1:
+            mask = mask.resize((400 + number, 410), Image.Resampling.BILINEAR)
+        mask.save(folder / f"mask_{number}.png")
+    return folder
+
+
+@pytest.fixture
+def pairs_folder(tmp_path: Path) -> Path:
+    """Four scans in a plain folder: images/a.png to d.png with masks/a.png to d.png."""
+    folder = tmp_path / "pairs"
+    for name, scan in zip("abcd", _with_lesion(4), strict=True):
+        write_image(folder / "images" / f"{name}.png", scan.image)
+        write_mask(folder / "masks" / f"{name}.png", scan.mask)
+    return folder
+
+
+@pytest.fixture
+def dicom_folder(tmp_path: Path) -> Path:
+    """Two scans as DICOM images a.dcm and b.dcm, with a_mask.png and b_mask.png."""
+    folder = tmp_path / "dicom"
+    for name, scan in zip("ab", _with_lesion(2), strict=True):
+        write_dicom(folder / f"{name}.dcm", scan.image)
+        write_mask(folder / f"{name}_mask.png", scan.mask)
     return folder
 
 

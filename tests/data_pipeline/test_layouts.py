@@ -20,6 +20,18 @@ def edit_table(path: Path, change: dict[str, dict[str, str]] | None = None, drop
         writer.writerows(row | (change or {}).get(row["ID"], {}) for row in rows if row["ID"] not in drop)
 
 
+FOLDERS = {
+    "bus_bra": "bus_bra_folder",
+    "breast_lesions_usg": "breast_lesions_folder",
+    "busi": "busi_folder",
+    "bus_uclm": "bus_uclm_folder",
+    "stu": "stu_folder",
+    "folder": "pairs_folder",
+    "dicom": "dicom_folder",
+}
+"""The fixture with scans of each layout."""
+
+
 # -- any layout ------------------------------------------------------------------------------------------------------
 
 
@@ -37,7 +49,7 @@ def test_a_source_that_is_missing_a_file_or_empty_is_one_line(layout: str, tmp_p
     for name, complaint in (
         ("missing", "does not exist"),
         ("file", "is no folder"),
-        ("empty", r"holds no scan of .*looked for .*\.png"),
+        ("empty", r"holds no .*looked for "),
     ):
         with pytest.raises(WrongCall, match=complaint) as told:
             find_scans(layout, tmp_path / name)
@@ -47,7 +59,7 @@ def test_a_source_that_is_missing_a_file_or_empty_is_one_line(layout: str, tmp_p
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_file_managers_leave_is_passed_over_in_silence(layout: str, request: pytest.FixtureRequest) -> None:
-    folder: Path = request.getfixturevalue({"bus_bra": "bus_bra_folder"}.get(layout, "breast_lesions_folder"))
+    folder: Path = request.getfixturevalue(FOLDERS[layout])
     clean = find_scans(layout, folder)
     for place in [path for path in folder.rglob("*") if path.is_dir()]:
         for name in (
@@ -56,6 +68,8 @@ def test_what_file_managers_leave_is_passed_over_in_silence(layout: str, request
             "desktop.ini",
             "._bus_0001-l.png",
             "._case001.png",
+            "._benign (1).png",
+            "._a.png",
             "~$clinical-data.xlsx",
         ):
             (place / name).write_bytes(b"junk")
@@ -63,6 +77,15 @@ def test_what_file_managers_leave_is_passed_over_in_silence(layout: str, request
     (folder / "__MACOSX" / "case009.png").write_bytes(b"junk")
     assert find_scans(layout, folder) == clean
     assert not clean.refused
+
+
+@pytest.mark.parametrize("layout", ["bus_bra", "breast_lesions_usg", "busi", "bus_uclm", "stu", "dicom"])
+def test_a_layout_that_does_not_fit_is_answered_with_the_one_that_does(
+    layout: str, request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(FOLDERS[layout])
+    with pytest.raises(WrongCall, match=rf"scans are found there in layout {layout}\b"):
+        find_scans("bus_bra" if layout != "bus_bra" else "busi", folder)
 
 
 def test_a_folder_whose_every_scan_is_refused_says_so(bus_bra_folder: Path) -> None:
