@@ -11,7 +11,7 @@ _LEFT_BEHIND = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
 def list_files(source: Path) -> tuple[list[Path], dict[str, str]]:
-    """Every file below a folder, sorted by path; and the links that lead out of it, refused by name with the reason.
+    """Every file below a folder, sorted by path; and what is no file there, or a link out of it, refused by name.
 
     Hidden files and folders (.DS_Store, ._name.png), thumbnails and office locks (~$name) are passed over in silence;
     linked folders are not entered. Raises WrongCall for a folder that cannot be read.
@@ -27,6 +27,8 @@ def list_files(source: Path) -> tuple[list[Path], dict[str, str]]:
                 continue
             if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
                 refused[name] = "is a link that leads out of the source folder"
+            elif not path.is_file():  # reading a pipe would wait for ever
+                refused[name] = "is no file, or a link to none"
             else:
                 files.append(path)
     return files, refused

@@ -1,4 +1,5 @@
 import csv
+import os
 import shutil
 from pathlib import Path
 
@@ -111,6 +112,20 @@ def test_no_link_is_followed_out_of_the_source(bus_bra_folder: Path, tmp_path: P
     assert "bus_0001-l" not in {scan.key for scan in findings.scans}
     assert "bus_0009-l.png" not in findings.refused
     assert len(findings.scans) == 11
+
+
+def test_a_pipe_and_a_link_to_nothing_are_refused_and_not_waited_for(pairs_folder: Path) -> None:
+    for part in ("images", "masks"):
+        os.mkfifo(pairs_folder / part / "pipe.png")
+    (pairs_folder / "images" / "gone.png").symlink_to(pairs_folder / "nothing.png")
+    for layout in LAYOUTS:
+        if layout == "folder":
+            findings = find_scans(layout, pairs_folder)
+            assert findings.refused == dict.fromkeys(("pipe.png", "gone.png"), "is no file, or a link to none")
+            assert len(findings.scans) == 4
+        else:
+            with pytest.raises(WrongCall):
+                find_scans(layout, pairs_folder)
 
 
 # -- BUS-BRA ---------------------------------------------------------------------------------------------------------
