@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
+from data_pipeline.counters import Counters, PerProcess
 from data_pipeline.faults import Fault, WrongCall
 
 _PIECE = 1 << 20
@@ -27,6 +28,10 @@ class Store(Protocol):
 
     uri: str
     """The root as a path or s3:// URI, without a trailing slash."""
+
+    @property
+    def counters(self) -> Counters:
+        """What this process has asked for, and what went wrong on the way. Streams of a folder count no bytes."""
 
     def make(self) -> None:
         """Create the folder, or check that the bucket exists and the credentials open it."""
@@ -80,6 +85,16 @@ class FolderStore:
     def __init__(self, root: Path) -> None:
         self._root = root.expanduser().absolute()
         self.uri = str(self._root)
+        self._counters = PerProcess(Counters)
+
+    def __reduce__(self) -> tuple[type[FolderStore], tuple[Path]]:
+        """Pickle as what it was made of."""
+        return FolderStore, (self._root,)
+
+    @property
+    def counters(self) -> Counters:
+        """What this process has asked for."""
+        return self._counters.here()
 
     def make(self) -> None:
         """Create the folder and its parents."""
@@ -94,6 +109,7 @@ class FolderStore:
 
     def exists(self, name: str) -> bool:
         """Whether the file is there."""
+        self.counters.add(requests=1)
         with self._faults(name):
             return self._path(name).is_file()
 
@@ -105,10 +121,12 @@ class FolderStore:
             data = stream.read(-1 if length is None else length)
         if len(data) < (min(offset, 1) if length is None else length):
             raise too_short(self._uri(name), offset, length)
+        self.counters.add(bytes_read=len(data))
         return data
 
     def open(self, name: str) -> BinaryIO:
         """Open the file for reading."""
+        self.counters.add(requests=1)
         with self._faults(name):
             return self._path(name).open("rb")
 
@@ -119,6 +137,7 @@ class FolderStore:
             while piece := self._piece(name, stream):
                 digest.update(piece)
                 sink.write(piece)
+                self.counters.add(bytes_read=len(piece))
         return digest.hexdigest()
 
     def put(self, name: str, source: Path) -> None:
@@ -126,6 +145,7 @@ class FolderStore:
         with self._faults(name), source.open("rb") as stream, self._partial(name) as (partial, sink):
             shutil.copyfileobj(stream, sink, _PIECE)
             _settle(sink)
+            self.counters.add(requests=1, bytes_written=sink.tell())
             partial.replace(self._path(name))
 
     def publish(self, name: str, data: bytes) -> None:
@@ -137,6 +157,7 @@ class FolderStore:
                 self._path(name).hardlink_to(partial)
             except FileExistsError as existing:
                 raise taken(self._uri(name)) from existing
+        self.counters.add(requests=1, bytes_written=len(data))
 
     def _piece(self, name: str, stream: BinaryIO) -> bytes:
         with self._faults(name):

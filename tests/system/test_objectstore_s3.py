@@ -13,64 +13,14 @@ from pathlib import Path
 import boto3
 import pytest
 
-from data_pipeline import s3store
+from data_pipeline import patience
 from data_pipeline.faults import Fault, WrongCall
 from data_pipeline.objectstore import Store, open_store
 from data_pipeline.s3store import S3Store
+from tests.system.proxy import Proxy, answering
 from tests.system.radosgw import Gateway
 
 CONTENT = random.Random(0).randbytes(3_000_000)
-
-
-class Proxy:
-    """Between client and server: the n-th connection is broken after limits[n] bytes of answers, later ones pass.
-
-    Broken means cut off, or where stalls is set kept open in silence. limits may be changed at any time.
-    """
-
-    def __init__(self, server: int, limits: list[int], stalls: bool = False) -> None:
-        self.limits = limits
-        self.connections = 0
-        self._server, self._stalls = server, stalls
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._open: list[socket.socket] = [self._listener]
-        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        """Break every connection and take no more."""
-        for each in self._open:
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            server = socket.create_connection(("127.0.0.1", self._server))
-            self._open += [client, server]
-            limit = self.limits.pop(0) if self.limits else None
-            threading.Thread(target=self._pass_on, args=(client, server, None), daemon=True).start()
-            threading.Thread(target=self._pass_on, args=(server, client, limit), daemon=True).start()
-
-    def _pass_on(self, source: socket.socket, sink: socket.socket, limit: int | None) -> None:
-        passed = 0
-        with suppress(OSError):
-            while data := source.recv(1 << 16):
-                keep = len(data) if limit is None else min(len(data), limit - passed)
-                sink.sendall(data[:keep])
-                passed += keep
-                if passed == limit:
-                    if self._stalls:
-                        return
-                    break
-        for each in (source, sink):
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
@@ -90,8 +40,8 @@ def through(s3: Gateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     """A factory of proxies before the server, to which new stores then go."""
     made: list[Proxy] = []
 
-    def make(*limits: int, stalls: bool = False) -> Proxy:
-        made.append(Proxy(s3.port, list(limits), stalls))
+    def make(*faults: int | bytes, stalls: bool = False, certificate: Path | None = None) -> Proxy:
+        made.append(Proxy(s3.port, faults, stalls, certificate))
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", made[-1].endpoint)
         return made[-1]
 
@@ -226,7 +176,7 @@ def test_a_body_cut_twice_is_resumed_and_equal(store: Store, source: Path, throu
     proxy = through(1_000_000, 700_001)
     assert open_store(store.uri).read("x") == CONTENT
     assert proxy.connections == 3
-    proxy.limits += [400_000, 500_000]
+    proxy.faults += [400_000, 500_000]
     with open_store(store.uri).open("x") as stream:
         assert b"".join(iter(lambda: stream.read(77_777), b"")) == CONTENT
     assert proxy.connections == 6
@@ -239,15 +189,40 @@ def test_a_part_cut_twice_is_resumed_and_equal(store: Store, source: Path, throu
     assert proxy.connections == 3
 
 
-def test_a_body_that_is_always_cut_ends_in_one_line(
-    store: Store, source: Path, through: Callable[..., Proxy], monkeypatch: pytest.MonkeyPatch
+def test_a_body_cut_again_and_again_comes_to_its_end(store: Store, source: Path, through: Callable[..., Proxy]) -> None:
+    store.put("x", source)
+    proxy = through(*[200_000] * 50)
+    reader = open_store(store.uri)
+    assert reader.read("x") == CONTENT
+    counted = reader.counters.snapshot()
+    assert counted["resumptions"] == counted["retries"] == proxy.connections - 1 >= 15
+    assert counted["requests"] == proxy.connections
+    assert counted["bytes_read"] == len(CONTENT)
+
+
+@pytest.mark.parametrize("fault", [0, 150], ids=["before the answer", "within its head"])
+def test_a_server_that_gives_no_byte_ends_in_one_line_within_the_patience(
+    store: Store, source: Path, through: Callable[..., Proxy], fault: int
 ) -> None:
     store.put("x", source)
-    monkeypatch.setattr(s3store, "RESUMPTIONS", 3)
-    proxy = through(*[200_000] * 50)
-    with one_line(Fault, rf"^{store.uri}/x: no connection to {proxy.endpoint}; is the server up"):
-        open_store(store.uri).read("x")
-    assert proxy.connections == 4
+    proxy = through(*[fault] * 1000)
+    with one_line(Fault, rf"^{store.uri}/x: no connection to {proxy.endpoint} for [234] s; is the server up", within=5):
+        S3Store(store.uri, patience=2).read("x")
+    assert 3 < proxy.connections < 20
+
+
+def test_a_store_that_is_silent_for_all_is_waited_for_once(
+    store: Store, source: Path, through: Callable[..., Proxy]
+) -> None:
+    """Or a pipeline of many reads would take as many times the patience to end."""
+    store.put("x", source)
+    proxy = through()
+    reader = S3Store(store.uri, patience=2)
+    assert reader.exists("x")
+    proxy.close()
+    for within in (6, 1):
+        with one_line(Fault, "no connection", within=within):
+            reader.read("x")
 
 
 def test_an_object_that_changes_while_its_body_is_cut_is_not_mixed(
@@ -275,17 +250,72 @@ def test_a_body_that_stalls_is_resumed_after_the_time_out(
 
 
 def test_a_server_that_is_silent_for_ever_ends_in_one_line(
-    store: Store, source: Path, through: Callable[..., Proxy], monkeypatch: pytest.MonkeyPatch
+    store: Store, source: Path, through: Callable[..., Proxy]
 ) -> None:
     store.put("x", source)
-    monkeypatch.setattr(s3store, "RESUMPTIONS", 2)
-    through(*[100_000] * 50, stalls=True)
-    with one_line(Fault, rf"^{store.uri}/x: the S3 server was silent for 1 s"):
-        S3Store(store.uri, read_timeout=1).read("x")
-    through(*[0] * 50, stalls=True)
-    for action in (S3Store(store.uri, read_timeout=1).make, lambda: S3Store(store.uri, read_timeout=1).open("x")):
-        with one_line(Fault, "the S3 server was silent for 1 s"):
+    proxy = through(*[100_000] + [0] * 50, stalls=True)
+    reader = S3Store(store.uri, read_timeout=1, patience=2)
+    with one_line(Fault, rf"^{store.uri}/x: the S3 server {proxy.endpoint} was silent for [234] s", within=8):
+        reader.read("x")
+    assert 2 <= reader.counters.snapshot()["timeouts"] <= 3
+    assert reader.counters.snapshot()["seconds_waiting"] >= 1
+    for action in every_action(S3Store(store.uri, read_timeout=1, patience=0), source):
+        with one_line(Fault, r"was silent for \d+ s; try again", within=8):
             action()
+
+
+def test_a_busy_server_costs_every_action_only_time(store: Store, source: Path, through: Callable[..., Proxy]) -> None:
+    store.put("x", source)
+    for number in range(7):
+        proxy = through(*[answering(503, "Slow Down", "SlowDown")] * 2)
+        tried = open_store(store.uri)
+        with suppress(WrongCall):  # of publishing, for the object is there
+            every_action(tried, source)[number]()
+        assert tried.counters.snapshot()["throttled"] == tried.counters.snapshot()["retries"] == 2
+        assert proxy.connections == 3
+    assert open_store(store.uri).read("x") == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("answer", "throttled"),
+    [
+        (answering(429, "Too Many Requests", "TooManyRequests"), 1),
+        (answering(400, "Bad Request", "RequestTimeout"), 0),
+        (answering(500, "Internal Server Error", "InternalError"), 0),
+        (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", 0),
+        (b"nonsense\r\n\r\n", 0),
+    ],
+    ids=["429", "400 RequestTimeout", "500", "502 of no S3 server", "nonsense"],
+)
+def test_an_error_that_may_pass_is_tried_again(
+    store: Store, source: Path, through: Callable[..., Proxy], answer: bytes, throttled: int
+) -> None:
+    through(answer)
+    tried = open_store(store.uri)
+    tried.put("x", source)
+    through(answer)
+    again = open_store(store.uri)
+    assert again.read("x") == CONTENT
+    for counted in (tried.counters.snapshot(), again.counters.snapshot()):
+        assert counted["retries"] == 1
+        assert counted["throttled"] == throttled
+
+
+def test_a_server_that_throttles_for_ever_ends_in_one_line(
+    store: Store, source: Path, through: Callable[..., Proxy]
+) -> None:
+    through(*[answering(503, "Slow Down", "SlowDown")] * 1000)
+    with one_line(Fault, r"/x: the S3 server answers SlowDown for [123] s; try again when it is less busy", within=5):
+        S3Store(store.uri, patience=1).read("x")
+
+
+def test_what_lasts_is_not_tried_again(store: Store, source: Path) -> None:
+    for uri, action in ((store.uri, 2), (store.uri, 4), ("s3://no-such-bucket/x", 2), ("s3://no-such-bucket/x", 5)):
+        tried = open_store(uri)
+        with pytest.raises(Fault):
+            every_action(tried, source)[action]()
+        assert tried.counters.snapshot()["requests"] == 1
+        assert tried.counters.snapshot()["retries"] == 0
 
 
 # -- wrong calls -----------------------------------------------------------------------------------------------------
@@ -341,9 +371,18 @@ def test_an_endpoint_where_nobody_listens_is_one_line(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
-    for action in every_action(open_store(store.uri), source):
-        with one_line(Fault, rf"no connection to http://127\.0\.0\.1:{port}; .*AWS_ENDPOINT_URL_S3"):
+    for action in every_action(S3Store(store.uri, patience=0.5), source):
+        with one_line(Fault, rf"no connection to http://127\.0\.0\.1:{port} for 1 s; .*AWS_ENDPOINT_URL_S3", within=5):
             action()
+
+
+def test_a_store_that_never_answered_is_given_up_soon(
+    store: Store, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "FIRST_PATIENCE", 1.0)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://no-such-host.invalid:7480")
+    with one_line(Fault, r"no connection to http://no-such-host\.invalid:7480 for \d+ s"):
+        open_store(store.uri).make()
 
 
 @pytest.mark.parametrize("endpoint", ["nonsense", "http://", "ftp//x"])
