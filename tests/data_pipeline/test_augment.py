@@ -1,3 +1,6 @@
+import hashlib
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +10,10 @@ from torch.nn import functional as F
 
 from data_pipeline import as_floats, augment
 
-NOTHING = {"flip": 0, "rotation": 0, "scale": 0, "shift": 0, "brightness": 0, "contrast": 0}
-USUAL = {"flip": 0.5, "rotation": 15, "scale": 0.1, "shift": 0.05, "brightness": 0.1, "contrast": 0.2}
-WILD = {"flip": 0.5, "rotation": 180, "scale": 0.9, "shift": 1, "brightness": 1, "contrast": 1}
+PUBLISHED = {"flip": 0.5, "rotation": 15, "scale": 0.1, "shift": 0.05, "brightness": 0.1, "contrast": 0.2}
+NOTHING = dict.fromkeys((*PUBLISHED, "elastic", "blur", "shadow", "speckle", "gamma"), 0)
+USUAL = PUBLISHED | {"elastic": 0.05, "blur": 1, "shadow": 0.25, "speckle": 0.06, "gamma": 0.3}
+WILD = dict.fromkeys(NOTHING, 1) | {"rotation": 180, "scale": 0.9, "elastic": 0.1, "blur": 5}
 
 
 def batch_of(count=8, height=40, width=56, seed=0):
@@ -66,11 +70,35 @@ def test_a_scan_is_varied_alike_at_any_place_and_time():
     assert torch.equal(its_truth, truth[order])
 
 
+@pytest.mark.parametrize("size", [(30, 41), (192, 256)])
+def test_a_scan_is_varied_alike_alone_and_by_any_number_of_threads(size, threads):
+    image, mask, keys = batch_of(3, *size)
+    threads(1)
+    picture, truth = augment(image, mask, keys, 3, 2, **USUAL)
+    for count in (1, 2, 3):
+        threads(count)
+        for part in (slice(0, 1), slice(1, 2), slice(1, 3), slice(0, 3)):
+            again, its_truth = augment(image[part], mask[part], keys[part], 3, 2, **USUAL)
+            assert torch.equal(again, picture[part])
+            assert torch.equal(its_truth, truth[part])
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's number of threads, for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 def test_another_seed_epoch_or_key_varies_it_otherwise():
     image, mask, _ = batch_of(1)
     calls = [("a", 0, 0), ("a", 0, 1), ("a", 1, 0), ("a", 1, 1), ("b", 0, 0), ("a", 11, 1), ("a", 1, 11), ("1 a", 1, 1)]
-    pictures = [augment(image, mask, [key], seed, epoch, **USUAL)[0] for key, seed, epoch in calls]
-    assert len({picture.numpy().tobytes() for picture in pictures}) == len(calls)
+    for kind in NOTHING.keys() - {"flip", "shadow"}:
+        pictures = [
+            augment(image, mask, [key], seed, epoch, **NOTHING | {kind: WILD[kind]})[0] for key, seed, epoch in calls
+        ]
+        assert len({picture.numpy().tobytes() for picture in pictures}) == len(calls), kind
 
 
 def test_the_input_stays_as_it_is():
@@ -95,25 +123,21 @@ def test_zero_ranges_leave_a_scan_untouched():
 
 
 @given(
-    st.fixed_dictionaries(
-        {
-            "flip": st.floats(0, 1),
-            "rotation": st.floats(0, 180),
-            "scale": st.floats(0, 0.99),
-            "shift": st.floats(0, 1),
-            "brightness": st.floats(0, 1),
-            "contrast": st.floats(0, 1),
-        }
-    ),
+    st.fixed_dictionaries({kind: st.just(0) | st.floats(0, largest) for kind, largest in WILD.items()}),
+    st.tuples(st.integers(1, 4), st.integers(2, 40), st.integers(2, 40)),
     st.integers(0, 2**32),
 )
-def test_images_stay_in_0_to_1_and_masks_in_0_and_1(ranges, seed):
-    image, mask, keys = batch_of(4, 18, 12, seed)
+def test_images_stay_in_0_to_1_and_masks_in_0_and_1(ranges, shape, seed):
+    image, mask, keys = batch_of(*shape, seed)
     picture, truth = augment(image, mask, keys, seed, 0, **ranges)
     assert picture.shape == truth.shape == image.shape
+    assert picture.dtype == truth.dtype == torch.float32
     assert picture.isfinite().all()
     assert 0 <= picture.min() <= picture.max() <= 1
     assert set(truth.unique().tolist()) <= {0, 1}
+    alone, its_truth = augment(image[-1:], mask[-1:], keys[-1:], seed, 0, **ranges)
+    assert torch.equal(alone, picture[-1:])
+    assert torch.equal(its_truth, truth[-1:])
 
 
 def test_image_and_mask_move_together():
@@ -121,13 +145,33 @@ def test_image_and_mask_move_together():
     coarse = (torch.rand(32, 1, 6, 9, generator=torch.Generator().manual_seed(0)) < 0.5).float()
     mask = F.interpolate(coarse, size=(60, 90), mode="nearest").to(torch.uint8)
     keys = [f"scan-{number}" for number in range(32)]
-    moves = USUAL | {"rotation": 180, "brightness": 0, "contrast": 0}
+    moves = NOTHING | {"flip": 0.5, "rotation": 180, "scale": 0.1, "shift": 0.05, "elastic": 0.1}
     picture, truth = augment(mask * 255, mask, keys, 0, 0, **moves)
     inside, outside = picture > 0.9999, picture < 0.0001
     assert (inside | outside).float().mean() > 0.7
     assert truth[inside].all()
     assert not truth[outside].any()
     assert not torch.equal(truth, mask.float())
+
+
+@pytest.mark.parametrize("size", [(128, 128), (96, 160), (160, 96)])
+def test_the_mask_still_outlines_the_lesion(size):
+    image, mask = disc(*size, size[0] / 2, size[1] / 2, 25)
+    moves = {"flip": 0.5, "rotation": 15, "scale": 0.1, "shift": 0.05, "elastic": 0.1}
+    picture, truth = varied(image, mask, 60, **moves)
+    outlined, marked = picture > 0.5, truth > 0.5
+    dice = 2 * (outlined & marked).sum(dim=(1, 2, 3)) / (outlined.sum(dim=(1, 2, 3)) + marked.sum(dim=(1, 2, 3)))
+    assert dice.min() > 0.98
+    assert (marked != mask.bool()).any(dim=3).any(dim=2).all()
+
+
+def test_what_changes_the_image_alone_leaves_the_mask():
+    image, mask, keys = batch_of()
+    tones = {kind: WILD[kind] for kind in ("blur", "shadow", "speckle", "gamma", "brightness", "contrast")}
+    for kind, largest in tones.items():
+        picture, truth = augment(image, mask, keys, 0, 0, **NOTHING | {kind: largest})
+        assert torch.equal(truth, mask.float())
+        assert not torch.equal(picture, image / 255), kind
 
 
 def test_outside_the_scan_is_black_and_no_lesion():
@@ -137,6 +181,44 @@ def test_outside_the_scan_is_black_and_no_lesion():
     assert (picture.amin(dim=(1, 2, 3)) == 0).float().mean() > 0.95
     assert not truth[picture == 0].any()
     assert not moved_in.all()
+
+
+# What published results were trained with ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(8, 128, 128), (4, 112, 112), (5, 37, 53)])
+def test_without_the_later_kinds_scans_are_varied_as_for_the_published_results(shape):
+    image, mask, keys = batch_of(*shape)
+    picture, truth = augment(image, mask, keys, 7, 3, **NOTHING | PUBLISHED)
+    grid = torch.stack([published_grid(key, 7, 3, shape[1:]) for key in keys])
+    expected = F.grid_sample(image.float() / 255, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    drawn = torch.tensor([published_draws(key, 7, 3) for key in keys])[..., None, None, None]
+    mean = expected.mean(dim=(1, 2, 3), keepdim=True)
+    gain, offset = 1 + 0.2 * (2 * drawn[:, 5] - 1), 0.1 * (2 * drawn[:, 6] - 1)
+    assert torch.equal(picture, ((expected - mean) * gain + mean + offset).clamp(0, 1))
+    assert torch.equal(truth, F.grid_sample(mask.float(), grid, mode="nearest", align_corners=False))
+
+
+def published_draws(key, seed, epoch):
+    """Seven numbers in [0, 1): flip, rotation, scale, shift across and down, contrast, brightness."""
+    digest = hashlib.blake2b(f"{seed} {epoch} {key}".encode(), digest_size=56).digest()
+    return [int.from_bytes(digest[start : start + 8], "little") // 2**40 / 2**24 for start in range(0, 56, 8)]
+
+
+def published_grid(key, seed, epoch, size):
+    """Where each pixel looks, float32 [H, W, 2], in steps that each round to float32 as torch's do."""
+    drawn = torch.tensor(published_draws(key, seed, epoch))
+    either_way = 2 * drawn - 1
+    angle, zoom = either_way[1] * (math.pi * 15 / 180), 1 / (1 + either_way[2] * 0.1)
+    cosine, sine = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    mirror, aspect = 1 - 2 * (drawn[0] < 0.5).float(), size[0] / size[1]
+    across = torch.stack([cosine * mirror, -sine * aspect * mirror, either_way[3] * 2 * 0.05])
+    down = torch.stack([sine / aspect, cosine, either_way[4] * 2 * 0.05])
+    y, x = (torch.linspace(-1, 1, count) * (count - 1) / count for count in size)
+    grid = torch.stack([row[0] * x + row[1] * y[:, None] + row[2] for row in (across, down)], dim=2)
+    known = F.affine_grid(torch.stack((across, down))[None], [1, 1, *size], align_corners=False)[0]
+    assert torch.allclose(grid, known, atol=1e-6)
+    return grid
 
 
 # Flip -------------------------------------------------------------------------------------------------------------
@@ -217,7 +299,54 @@ def test_rotation_stays_within_its_range_and_fills_it():
     assert (angles.abs() < 10).float().mean() == pytest.approx(0.5, abs=0.1)
 
 
-# Scale, shift, brightness, contrast -------------------------------------------------------------------------------
+# Elastic ------------------------------------------------------------------------------------------------------------
+
+
+def places_seen(height, width, count, **ranges):
+    """Where each pixel looks, in pixels [count, 2, H, W], y before x: read from pictures whose gray is the place."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    seen = [
+        varied(place[None, None].to(torch.uint8), torch.zeros(1, 1, height, width), count, **ranges)[0] * 255
+        for place in (rows, columns)
+    ]
+    return torch.cat(seen, dim=1), torch.stack((rows, columns)).float()
+
+
+@pytest.mark.parametrize("size", [(96, 96), (96, 160), (160, 64)])
+@pytest.mark.parametrize("largest", [0.05, 0.1])
+def test_elastic_displacement_is_bounded_and_never_folds(size, largest):
+    seen, places = places_seen(*size, 200, elastic=largest)
+    height, width = size
+    top, left = round(height * largest) + 2, round(width * largest) + 2
+    inner = (slice(None), slice(None), slice(top, -top), slice(left, -left))
+    moved = ((seen - places) / torch.tensor([height, width])[:, None, None])[inner]
+    assert moved.abs().max() <= largest
+    assert moved.abs().max() > 0.5 * largest
+    assert moved.mean().abs() < 0.1 * largest
+    assert torch.corrcoef(moved.transpose(0, 1).reshape(2, -1))[0, 1].abs() < 0.1, "each direction by itself"
+    down, across = seen[inner].diff(dim=2)[..., :-1], seen[inner].diff(dim=3)[:, :, :-1]
+    area = down[:, 0] * across[:, 1] - down[:, 1] * across[:, 0]
+    assert area.min() > 0
+    assert area.max() > 1.1
+
+
+def test_elastic_displacement_is_smooth_and_differs_between_scans():
+    seen, places = places_seen(128, 128, 50, elastic=0.05)
+    moved = (seen - places)[:, :, 12:-12, 12:-12]
+    assert moved.diff(n=2, dim=2).abs().max() < 0.05
+    assert moved.diff(n=2, dim=3).abs().max() < 0.05
+    assert torch.corrcoef(moved.reshape(50, -1)).fill_diagonal_(0).abs().max() < 0.9
+
+
+def test_elastic_deformation_precedes_the_turn_and_the_flip():
+    """The shape that a turned scan shows is that of the scan, deformed and then turned: no fold comes of both."""
+    seen, _ = places_seen(96, 160, 100, elastic=0.1, rotation=20, scale=0.1)
+    inner = seen[:, :, 40:-40, 50:-50]
+    down, across = inner.diff(dim=2)[..., :-1], inner.diff(dim=3)[:, :, :-1]
+    assert (down[:, 0] * across[:, 1] - down[:, 1] * across[:, 0]).min() > 0
+
+
+# Scale, shift, gamma, brightness, contrast ------------------------------------------------------------------------
 
 
 def test_scale_stays_within_its_range_and_fills_it():
@@ -241,6 +370,18 @@ def test_shift_is_a_fraction_of_each_side_and_stays_within_its_range():
         assert share.mean().abs() < 0.02
     assert torch.corrcoef(torch.stack((down, across)))[0, 1].abs() < 0.15, "each side by itself"
     assert torch.allclose(area, mask.sum().double().expand_as(area), rtol=0.01)
+
+
+@pytest.mark.parametrize("largest", [0.3, 1])
+def test_gamma_is_an_exponent_within_its_range(largest):
+    image = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    picture, _ = varied(image, image > 100, 400, gamma=largest)
+    levels = np.arange(256) / 255
+    exponents = np.log(picture[:, 0, 8, 0].double().numpy()) / np.log(levels[128])
+    assert np.allclose(picture.numpy().reshape(400, 256), levels ** exponents[:, None], atol=1e-5)
+    assert 1 / (1 + largest) <= exponents.min() + 1e-6 < 1.01 / (1 + largest)
+    assert 0.99 * (1 + largest) < exponents.max() <= 1 + largest + 1e-5
+    assert np.log(exponents).mean() == pytest.approx(0, abs=0.1 * largest), "as often darker as lighter"
 
 
 def test_brightness_is_a_fraction_of_the_range_and_stays_within_it():
@@ -281,6 +422,9 @@ def test_each_kind_of_change_is_drawn_by_itself():
         "scale": moved(scale=0.2)[2],
         "shift down": down,
         "shift across": across,
+        "elastic": moved(elastic=0.1)[0],
+        "gamma": varied(steps, nowhere, 1000, gamma=0.3)[0][:, 0, 0, 0],
+        "blur": varied(steps, nowhere, 1000, blur=1)[0][:, 0, 1, 1],
         "brightness": brighter[:, 0, 0, 0],
         "contrast": stretched[:, 0, 0, 1] - stretched[:, 0, 0, 0],
     }

@@ -1,4 +1,5 @@
 import difflib
+import inspect
 import json
 
 import pytest
@@ -7,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from data_pipeline import WrongCall
-from trainer.config import Branch, Config, keys, load_config, presets
+from data_pipeline import WrongCall, augment
+from trainer.config import Augmentation, Branch, Config, keys, load_config, presets
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_the_preset_quick_keeps_the_papers_method_and_is_smaller():
     paper, quick = load_config("paper").flat(), load_config("quick").flat()
     changed = {key for key in paper if paper[key] != quick[key]}
     assert changed == {
-        *(key for key in keys() if key.startswith("augmentation.")),
+        *(f"augmentation.{kind}" for kind in ("flip", "rotation", "scale", "shift", "brightness", "contrast")),
         "data.size",
         "discriminators.strides",
         "discriminators.widths",
@@ -80,6 +81,18 @@ def test_the_preset_quick_keeps_the_papers_method_and_is_smaller():
         "training.epochs",
         "training.precision",
     }
+
+
+@pytest.mark.parametrize("name", ["quick", "demo"])
+def test_presets_with_published_results_vary_scans_as_they_did_then(name):
+    kinds = {kind: largest for kind, largest in load_config(name).augmentation.model_dump().items() if largest}
+    then = {"flip": 0.5, "rotation": 15, "scale": 0.1, "shift": 0.05, "brightness": 0.1, "contrast": 0.2}
+    assert kinds == then
+
+
+def test_every_kind_of_augmentation_can_be_configured():
+    parameters = inspect.signature(augment).parameters.values()
+    assert list(Augmentation.model_fields) == [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
 
 
 # Changes ------------------------------------------------------------------------------------------------------------
@@ -183,6 +196,7 @@ WRONG_VALUES = [
     ("optimizer.generator_rate=on", "optimizer.generator_rate=True: input should not be a truth value"),
     ("augmentation.flip=1.5", "augmentation.flip=1.5: input should be less than or equal to 1"),
     ("augmentation.scale=1", "augmentation.scale=1: input should be less than 1"),
+    ("augmentation.elastic=0.2", "augmentation.elastic=0.2: input should be less than or equal to 0.1"),
     ("augmentation.rotation=270", "augmentation.rotation=270: input should be less than or equal to 180"),
     ("objective.alpha=[1, 1, 1]", "objective.alpha=[1, 1, 1]: field required"),
     ("objective.alpha=[1, 1, 1, -1]", "objective.alpha=-1: input should be greater than or equal to 0"),
