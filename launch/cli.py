@@ -11,6 +11,7 @@ import traceback
 
 import typer
 
+from launch.bench_verbs import bench
 from launch.data_verbs import data
 from launch.demo import demo
 from launch.launch_verbs import launch
@@ -31,7 +32,7 @@ app = typer.Typer(
 )
 for verb in (demo, train, crossval, evaluate, predict):
     app.command()(verb)
-for group, name in ((data, "data"), (launch, "launch"), (models, "models")):
+for group, name in ((data, "data"), (launch, "launch"), (models, "models"), (bench, "bench")):
     app.add_typer(group, name=name)
 
 

@@ -1,0 +1,1 @@
+"""Measurements beside others, of which `sonotrain bench` is the command."""
