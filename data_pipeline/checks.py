@@ -24,7 +24,7 @@ SMALLEST_SIDE = 64
 WIDEST = 3.0
 """An image whose longer side is more than this many times its shorter one is extreme."""
 
-SIZE_FACTOR = 1.5
+SIZE_FACTOR = 2.5
 """A side is no outlier within this factor of the median, however alike the others are."""
 
 LOWEST_CONTRAST = 5.0

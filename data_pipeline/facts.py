@@ -76,6 +76,15 @@ def measure(files: ScanFiles) -> tuple[ScanFacts, Thumbnail]:
     return facts, thumbnail(scan.image)
 
 
+def read_colours(files: ScanFiles) -> NDArray[np.uint8] | None:
+    """A scan's image in red, green and blue [H, W, 3], or None where its file has no colour. Raises UnreadableImage."""
+    if is_dicom(files.image):
+        return read_dicom_colours(files.image, files.frame)
+    with opened_image(files.image) as picture:
+        gray = picture.mode in ("1", "L", "LA", "F") or picture.mode.startswith("I")
+        return None if gray else np.asarray(picture.convert("RGB"), dtype=np.uint8)
+
+
 def printable(text: str) -> str:
     """A name from a file system or a table, with what no terminal, page or JSON file should be given written out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -101,18 +110,13 @@ def _border(mask: Mask) -> float:
 def _coloured(files: ScanFiles) -> float:
     """Share of strongly coloured pixels in the image's file, which read_scan has turned to gray."""
     try:
-        colours = _colours(files)
+        colours = read_colours(files)
     except UnreadableImage as reason:
         raise Refused(f"{files.image.name} {reason}") from reason
     if colours is None:
         return 0.0
-    return float((colours.max(axis=2) - colours.min(axis=2) > STRONG_COLOUR).mean())
-
-
-def _colours(files: ScanFiles) -> NDArray[np.uint8] | None:
-    """The image in red, green and blue [H, W, 3], or None where its file has no colour."""
-    if is_dicom(files.image):
-        return read_dicom_colours(files.image, files.frame)
-    with opened_image(files.image) as picture:
-        gray = picture.mode in ("1", "L", "LA", "F") or picture.mode.startswith("I")
-        return None if gray else np.asarray(picture.convert("RGB"), dtype=np.uint8)
+    # Plane by plane: numpy takes ten times as long over the short last axis.
+    red, green, blue = (colours[:, :, channel] for channel in range(3))
+    strongest = np.maximum(np.maximum(red, green), blue)
+    weakest = np.minimum(np.minimum(red, green), blue)
+    return float((strongest - weakest > STRONG_COLOUR).mean())

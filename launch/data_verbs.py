@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from launch.options import ChosenFolds, JsonFile, fold_list, height_and_width, write_json
-from launch.terminal import say, show_table
+from launch.options import ChosenFolds, JsonFile, fold_list, height_and_width, writable, write_json
+from launch.terminal import say, show_table, speaks, with_progress
 
 if TYPE_CHECKING:
     from data_pipeline import Dataset
@@ -18,16 +18,17 @@ REFUSED_SHOWN = 30
 
 data = typer.Typer(no_args_is_help=True, help="Write, describe and check datasets.")
 
+Layout = Annotated[
+    str, typer.Argument(metavar="LAYOUT", help="bus_bra, breast_lesions_usg, busi, bus_uclm, stu, folder or dicom.")
+]
+Source = Annotated[Path, typer.Argument(metavar="SRC", help="The folder of scans, as published.")]
 Destination = Annotated[str, typer.Argument(metavar="DEST", help="The dataset: a path or s3://bucket/prefix.")]
 
 
 @data.command()
 def ingest(
-    layout: Annotated[
-        str,
-        typer.Argument(metavar="LAYOUT", help="bus_bra, breast_lesions_usg, busi, bus_uclm, stu, folder or dicom."),
-    ],
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="The folder of scans, as published.")],
+    layout: Layout,
+    source: Source,
     destination: Destination,
     folds: Annotated[
         int | None,
@@ -46,6 +47,41 @@ def ingest(
     say(f"Ingesting {source} ({layout}) to {destination}")
     ingest(Ingestion(layout, source, destination, name or layout, folds, codec, shard_mb, strict), say)
     _describe(open_dataset(destination), json)
+
+
+@data.command()
+def audit(
+    layout: Layout,
+    source: Source,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, callback=writable, help="Write a page with pictures here."),
+    ] = None,
+    json: JsonFile = None,
+) -> None:
+    """Say what is wrong with a folder of scans, before it is ingested: broken files, odd masks, doubles, leaks."""
+    from data_pipeline.audit import audit
+    from data_pipeline.layouts import find_scans
+    from launch.audit import audit_for_machines, audit_in_a_line, show_audit
+    from launch.cores import usable_cores
+    from trainer.atomic import replacing
+
+    say(f"Auditing {source} ({layout}); nothing in it is changed")
+    found = find_scans(layout, source)
+    workers, count = usable_cores().count, len(found.scans)
+    say(f"{count} scans found; each is read once, and compared with all others")
+    audited = audit(found, workers, lambda outcomes: with_progress(outcomes, "scans read", count))
+    show_audit(audited)
+    write_json(json, {"layout": layout, "source": str(source), **audit_for_machines(audited)})
+    if html is not None and speaks():
+        from launch.audit_page import draw_page
+
+        title = f"Audit of {source.absolute().name} ({layout})"
+        page = draw_page(audited, title, workers, lambda drawn, total: with_progress(drawn, "pictures drawn", total))
+        with replacing(html) as partial:
+            partial.write_text(page, encoding="utf-8", errors="backslashreplace")
+    written = " and ".join(str(file) for file in (html, json) if file is not None)
+    say(f"Audit of {source}: {audit_in_a_line(audited)}{f', written to {written}' if written else ', listed above'}")
 
 
 @data.command()
