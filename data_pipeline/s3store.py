@@ -178,7 +178,7 @@ class S3Store:
             with ThreadPoolExecutor(PARALLEL) as pool:
                 parts: CompletedMultipartUploadTypeDef = {"Parts": list(pool.map(send, range(1, 1 + -(-size // step))))}
             finish = partial(client.complete_multipart_upload, Bucket=bucket, Key=key, UploadId=upload)
-            self._ask(name, lambda: _complete(finish(MultipartUpload=parts).get("ETag")))
+            self._ask(name, lambda: _complete(finish(MultipartUpload=parts).get("Key")))
         except BaseException:
             with suppress(*FAILED):
                 client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)

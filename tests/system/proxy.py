@@ -1,9 +1,10 @@
 """A TCP proxy between client and server, on loopback, that does to connections what networks and servers do."""
 
+import re
 import socket
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,16 +16,20 @@ def answering(status: int, reason: str, code: str) -> bytes:
     return head.encode() + b"Connection: close\r\n\r\n" + body
 
 
+Fault = int | bytes | re.Pattern[bytes]
+
+
 class Proxy:
     """The n-th connection meets the n-th fault, later ones pass.
 
-    A number breaks it after so many bytes of answers, a negative one after so many bytes of questions, bytes are the
-    answer that is given instead of the server's. Broken means cut off, or where stalls is set kept open in silence.
+    A number breaks it after so many bytes of answers, a negative one after so many bytes of questions, a pattern when
+    the server has answered the first question in which it is found. Bytes are an answer that is given instead of the
+    server's. Broken means cut off, or where stalls is set kept open in silence.
     The faults may be changed at any time. certificate, a file with its key, makes the proxy speak TLS.
     """
 
     def __init__(
-        self, server: int, faults: Sequence[int | bytes], stalls: bool = False, certificate: Path | None = None
+        self, server: int, faults: Sequence[Fault], stalls: bool = False, certificate: Path | None = None
     ) -> None:
         self.faults = list(faults)
         self.connections = 0
@@ -58,7 +63,7 @@ class Proxy:
             fault = self.faults.pop(0) if self.faults else None
             threading.Thread(target=self._serve, args=(client, fault), daemon=True).start()
 
-    def _serve(self, client: socket.socket, fault: int | bytes | None) -> None:
+    def _serve(self, client: socket.socket, fault: Fault | None) -> None:
         with suppress(OSError):
             if isinstance(client, ssl.SSLSocket):
                 client.do_handshake()
@@ -73,14 +78,29 @@ class Proxy:
                 return
             server = socket.create_connection(("127.0.0.1", self._server))
             self._open.append(server)
-            of_questions = -fault if fault is not None and fault < 0 else None
-            threading.Thread(target=self._pass_on, args=(client, server, of_questions), daemon=True).start()
-            self._pass_on(server, client, fault if of_questions is None else None)
+            questions = answers = None
+            if isinstance(fault, int):
+                questions, answers = (-fault, None) if fault < 0 else (None, fault)
+            asked = threading.Event()
+            pattern = fault if isinstance(fault, re.Pattern) else None
 
-    def _pass_on(self, source: socket.socket, sink: socket.socket, limit: int | None) -> None:
+            def ask(data: bytes) -> bytes:
+                if pattern is not None and pattern.search(data):
+                    asked.set()
+                return data
+
+            def answer(data: bytes) -> bytes:
+                return b"" if asked.is_set() and not data.startswith(b"HTTP/1.1 100 ") else data
+
+            threading.Thread(target=self._pass_on, args=(client, server, questions, ask), daemon=True).start()
+            self._pass_on(server, client, answers, answer)
+
+    def _pass_on(
+        self, source: socket.socket, sink: socket.socket, limit: int | None, change: Callable[[bytes], bytes]
+    ) -> None:
         passed = 0
         with suppress(OSError):
-            while data := source.recv(1 << 16):
+            while data := change(source.recv(1 << 16)):
                 keep = len(data) if limit is None else min(len(data), limit - passed)
                 sink.sendall(data[:keep])
                 passed += keep
