@@ -5,14 +5,11 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 import data_pipeline
@@ -261,43 +258,3 @@ def test_a_process_that_ends_in_the_middle_of_a_stream_does_end(dataset):
     call = [sys.executable, "-c", program, dataset.uri]
     done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "4\n", "")
-
-
-# Masks at another size ---------------------------------------------------------------------------------------------
-
-
-def covered(before: int, after: int) -> list[list[Fraction]]:
-    """How much of each of the `after` pixels along a side each of the `before` pixels covers."""
-    scale = Fraction(before, after)
-    return [
-        [max(Fraction(0), min((new + 1) * scale, old + 1) - max(new * scale, old)) / scale for old in range(before)]
-        for new in range(after)
-    ]
-
-
-sides = st.integers(1, 24)
-
-
-@given(sides, sides, sides, sides, st.integers(0, 2**32))
-def test_a_resized_mask_is_inside_where_half_of_what_a_pixel_covers_is(height, width, new_height, new_width, seed):
-    random = np.random.default_rng(seed)
-    mask = random.random((height, width)) < random.uniform(0.2, 0.8)
-    down = np.array(covered(height, new_height), dtype=object)
-    across = np.array(covered(width, new_width), dtype=object)
-    share = down @ mask.astype(object) @ across.T
-    found = resize_mask(mask, (new_height, new_width))
-    assert found.dtype == np.uint8
-    assert found.shape == (new_height, new_width)
-    half = share == Fraction(1, 2)  # arithmetic with floats may round it to either side
-    assert np.array_equal(found[~half], (share > Fraction(1, 2))[~half])
-    assert set(np.unique(found)) <= {0, 1}
-
-
-def test_half_covered_pixels_are_inside():
-    mask = np.array([[1, 0, 1, 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0]], bool)
-    assert resize_mask(mask, (2, 2)).tolist() == [[1, 1], [0, 0]]
-
-
-def test_a_mask_of_the_size_asked_for_stays_as_it_is():
-    mask = np.random.default_rng(0).random((9, 7)) < 0.5
-    assert np.array_equal(resize_mask(mask, (9, 7)), mask)
