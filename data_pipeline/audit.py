@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_pipeline.checks import Finding, Section, double_sections, image_sections, mask_sections, split_section
-from data_pipeline.duplicates import SIDE, Pair, Thumbnail, duplicate_groups, near_duplicates
+from data_pipeline.duplicates import SIDE, Pair, Thumbnail, duplicate_groups, near_duplicates, with_identical
 from data_pipeline.facts import ScanFacts, measure, printable
 from data_pipeline.faults import Refused
 from data_pipeline.scan import Findings, ScanFiles
@@ -70,7 +70,7 @@ def audit(found: Findings, workers: int, watched: Callable[[Iterator[Read]], Ite
     it comes, in the order of found, and passes it on.
     """
     scans, thumbnails, broken = _read(found, workers, watched)
-    pairs = _with_identical(scans, near_duplicates(thumbnails))
+    pairs = with_identical(near_duplicates(thumbnails), [scan.digest for scan in scans])
     groups = _groups(len(scans), pairs)
     keys = [scan.key for scan in scans]
     return Audit(
@@ -114,18 +114,6 @@ def _outcome(files: ScanFiles) -> Read:
         return measure(files)
     except Refused as reason:
         return files.key, str(reason)
-
-
-def _with_identical(scans: Sequence[ScanFacts], pairs: list[Pair]) -> list[Pair]:
-    """Near-duplicates, and the pixel-identical ones that their thumbnails miss because they are constant."""
-    first: dict[bytes, int] = {}
-    joined = {(i, j) for i, j, _ in pairs}
-    missed: list[Pair] = []
-    for place, scan in enumerate(scans):
-        original = first.setdefault(scan.digest, place)
-        if original != place and (original, place) not in joined:
-            missed.append((original, place, 1.0))
-    return sorted(pairs + missed)
 
 
 def _groups(count: int, pairs: Sequence[Pair]) -> list[list[int]]:

@@ -7,6 +7,7 @@ in validation is a leak.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import cv2
@@ -47,6 +48,12 @@ def thumbnail(image: Gray) -> Thumbnail:
     return np.asarray(centred / norm, dtype=np.float32)
 
 
+def pixel_digest(pixels: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
+    """16 bytes that are equal where pixels [H, W] and size are."""
+    size = np.array(pixels.shape, dtype=np.int64).tobytes()
+    return hashlib.blake2b(size + pixels.tobytes(), digest_size=16).digest()
+
+
 def near_duplicates(thumbnails: Thumbnail, threshold: float = THRESHOLD) -> list[Pair]:
     """Every pair of thumbnails, float32 [N, 2304], whose correlation is above a threshold: (i, j, correlation), i < j.
 
@@ -64,6 +71,18 @@ def near_duplicates(thumbnails: Thumbnail, threshold: float = THRESHOLD) -> list
             found = np.minimum(correlations[rows, columns], 1.0).tolist()
             pairs += zip((rows + first).tolist(), (columns + second).tolist(), found, strict=True)
     return sorted(pairs)
+
+
+def with_identical(pairs: Sequence[Pair], digests: Sequence[bytes]) -> list[Pair]:
+    """The pairs and each scan's with the first that has the same digest: near_duplicates misses constant images."""
+    first: dict[bytes, int] = {}
+    joined = {(i, j) for i, j, _ in pairs}
+    missed: list[Pair] = []
+    for place, digest in enumerate(digests):
+        original = first.setdefault(digest, place)
+        if original != place and (original, place) not in joined:
+            missed.append((original, place, 1.0))
+    return sorted([*pairs, *missed])
 
 
 def duplicate_groups(count: int, pairs: Sequence[Pair]) -> list[int]:

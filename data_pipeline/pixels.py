@@ -26,12 +26,17 @@ def read_gray(file: Path | BinaryIO) -> NDArray[np.uint8]:
     Raises UnreadableImage with the reason, without the file's name.
     """
     with opened_image(file) as picture:
-        if picture.mode.startswith("I;16"):
-            return (np.asarray(picture, dtype=np.uint16) >> 8).astype(np.uint8)
-        if picture.mode in ("I", "F"):
-            raise UnreadableImage("holds 32 bit pixels; 8 or 16 bit gray and 8 bit colour can be read")
-        opaque = picture if picture.mode in ("1", "L") else picture.convert("RGB")
-        return np.array(opaque.convert("L"), dtype=np.uint8)
+        return as_gray(picture)
+
+
+def as_gray(picture: Image.Image) -> NDArray[np.uint8]:
+    """A decoded picture as read_gray gives it. Raises UnreadableImage."""
+    if picture.mode.startswith("I;16"):
+        return (np.asarray(picture, dtype=np.uint16) >> 8).astype(np.uint8)
+    if picture.mode in ("I", "F"):
+        raise UnreadableImage("holds 32 bit pixels; 8 or 16 bit gray and 8 bit colour can be read")
+    opaque = picture if picture.mode in ("1", "L") else picture.convert("RGB")
+    return np.array(opaque.convert("L"), dtype=np.uint8)
 
 
 def resize_gray(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -15,10 +15,10 @@ from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_pipeline import Refused, read_scan
+from data_pipeline import Refused
 from data_pipeline.audit import Audit, Spread
 from data_pipeline.checks import Section
-from data_pipeline.facts import ScanFacts, read_colours
+from data_pipeline.facts import ScanFacts, read_with_colours
 from launch.audit import audit_in_a_line, overview_rows
 
 PICTURES = 60
@@ -105,10 +105,9 @@ def _chosen(section: Section, audited: Audit) -> Iterator[list[str]]:
 def _picture(facts: ScanFacts) -> str:
     """A small JPEG of a scan with its mask's outline, as a data URI; empty where the scan is gone since it was read."""
     try:
-        scan = read_scan(facts.files)
+        scan, colours = read_with_colours(facts.files)
     except Refused:
         return ""
-    colours = read_colours(facts.files)
     pixels = np.repeat(scan.image[:, :, None], 3, axis=2) if colours is None else colours
     scale = min(WIDEST / facts.width, HIGHEST / facts.height, 1.0)
     size = max(1, round(facts.width * scale)), max(1, round(facts.height * scale))

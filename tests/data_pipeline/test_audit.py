@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from data_pipeline.audit import Audit, Spread, audit
+from data_pipeline.facts import read_with_colours
 from data_pipeline.phantom import phantom
-from data_pipeline.scan import Findings, Gray, Mask, ScanFiles
+from data_pipeline.scan import Findings, Gray, Mask, ScanFiles, read_scan
 from tests.data_pipeline.conftest import write_image, write_mask
 from tests.data_pipeline.dicom_files import write_dicom
 
@@ -224,6 +225,25 @@ def test_colour_is_found_in_dicom_and_gray_dicom_has_none(write: Write, tmp_path
     assert only("coloured", [dicom(0, picture(0)), dicom(1, doppler), dicom(2, np.dstack([picture(2)] * 3))]) == [
         (["scan-01"], f"{400 / (96 * 120):.2%} of its pixels are coloured")
     ]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_an_image_and_its_colours_are_read_at_once_as_apart(write: Write, tmp_path: Path, mode: str) -> None:
+    files = replace(write(0), image=tmp_path / "image.tif")
+    colours = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    if mode == "I;16":
+        Image.fromarray(colours[..., 0].astype(np.uint16) * 257).save(files.image)
+    else:
+        Image.fromarray(colours).convert(mode).save(files.image)
+
+    scan, found = read_with_colours(files)
+
+    np.testing.assert_array_equal(scan.image, read_scan(files).image)
+    np.testing.assert_array_equal(scan.mask, LESION)
+    if mode in ("P", "RGB", "RGBA", "CMYK"):
+        np.testing.assert_array_equal(found, np.asarray(Image.open(files.image).convert("RGB")))
+    else:
+        assert found is None
 
 
 def test_black_and_nearly_constant_images_are_found(write: Write) -> None:

@@ -10,7 +10,15 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from data_pipeline import duplicates
-from data_pipeline.duplicates import SIDE, Pair, duplicate_groups, near_duplicates, thumbnail
+from data_pipeline.duplicates import (
+    SIDE,
+    Pair,
+    duplicate_groups,
+    near_duplicates,
+    pixel_digest,
+    thumbnail,
+    with_identical,
+)
 from data_pipeline.phantom import phantom
 from data_pipeline.scan import Gray
 
@@ -169,6 +177,22 @@ def test_memory_does_not_grow_with_the_number_of_correlations() -> None:
 
     assert [(i, j) for i, j, _ in pairs] == [(3, 8999)]
     assert peak < 9000 * 9000 * 4 / 6  # all correlations at once would be 324 MB
+
+
+def test_scans_of_equal_digest_join_the_first_of_them_once() -> None:
+    digests = [b"a", b"b", b"a", b"c", b"b", b"a"]
+
+    assert with_identical([(0, 3, 0.98), (1, 4, 0.999)], digests) == [
+        (0, 2, 1.0), (0, 3, 0.98), (0, 5, 1.0), (1, 4, 0.999),
+    ]  # fmt: skip
+
+
+def test_a_digest_tells_pixels_and_size() -> None:
+    image = np.arange(12, dtype=np.uint8).reshape(3, 4)
+
+    assert pixel_digest(image) == pixel_digest(np.asfortranarray(image))
+    assert pixel_digest(image) != pixel_digest(image.reshape(4, 3))
+    assert pixel_digest(image) != pixel_digest(image[::-1])
 
 
 # -- groups ----------------------------------------------------------------------------------------------------------
