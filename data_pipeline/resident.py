@@ -12,8 +12,9 @@ import fcntl
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +68,8 @@ def resident_scans(
         yield resident
     finally:
         resident.close()
-        with FileLock(root / "lock", timeout=LOCK_TIMEOUT):
-            _remove_unused(root)
+        with suppress(OSError, TimeoutError), FileLock(root / "lock", timeout=LOCK_TIMEOUT):
+            _remove_unused(root)  # and if not now, the next run does
 
 
 class Resident:
@@ -77,16 +78,21 @@ class Resident:
     def __init__(self, folder: Path, index: Index, size: tuple[int, int], slots: int) -> None:
         """Open or make the files of `slots` scans. Raises OSError where that cannot be."""
         folder.mkdir(mode=0o700, exist_ok=True)
-        self._users = os.open(folder / "users", os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self._users, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        self._scans = os.open(folder / "scans", os.O_RDWR | os.O_CREAT, 0o600)
-        self._there = os.open(folder / "there", os.O_RDWR | os.O_CREAT, 0o600)
-        os.ftruncate(self._scans, slots * 2 * size[0] * size[1])
-        os.posix_fallocate(self._there, 0, slots)
-        self._images: Pixels = np.memmap(folder / "scans", np.uint8, "r", 0, (slots, *size))
-        self._masks: Pixels = np.memmap(folder / "scans", np.uint8, "r", self._images.size, (slots, *size))
-        self._present: Pixels = np.memmap(folder / "there", np.uint8, "r", 0, (slots,))
+        with ExitStack() as opened:
+            fcntl.flock(_open_file(folder / "users", opened), fcntl.LOCK_SH | fcntl.LOCK_NB)
+            self._scans = _open_file(folder / "scans", opened)
+            self._there = _open_file(folder / "there", opened)
+            if not os.fstat(self._scans).st_size:  # a process was killed while it removed the folder
+                os.ftruncate(self._there, 0)
+            os.ftruncate(self._scans, slots * 2 * size[0] * size[1])
+            os.posix_fallocate(self._there, 0, slots)
+            self._files = opened.pop_all()
+        shape = (slots, 1, *size)
+        self._images: Pixels = np.asarray(np.memmap(folder / "scans", np.uint8, "r", 0, shape))
+        self._masks: Pixels = np.asarray(np.memmap(folder / "scans", np.uint8, "r", self._images.size, shape))
+        self._present: Pixels = np.asarray(np.memmap(folder / "there", np.uint8, "r", 0, (slots,)))
         self._slot_of = _slots(len(index.samples), slots)
+        self._writing = threading.Lock()
         self._full = False
 
     def holds(self, positions: Positions) -> NDArray[np.bool_]:
@@ -96,7 +102,7 @@ class Resident:
         return there
 
     def gather(self, positions: Positions, images: Pixels, masks: Pixels) -> None:
-        """Copy scans that are there into images and masks, each [B, H, W]."""
+        """Copy scans that are there into images and masks, each [B, 1, H, W]."""
         slots = self._slot_of[positions]
         # With another mode numpy would copy twice.
         np.take(self._images, slots, axis=0, out=images, mode="clip")
@@ -105,21 +111,31 @@ class Resident:
     def put(self, position: int, image: Pixels, mask: Pixels) -> None:
         """Keep a scan [H, W], if there is a place for it. Memory that is full keeps what it has."""
         slot = int(self._slot_of[position])
-        if slot < 0 or self._full:
+        if slot < 0:
             return
-        try:
-            # Written by calls: a store into mapped memory would kill the process where there is no more of it.
-            _write_all(self._scans, image, slot * image.size)
-            _write_all(self._scans, mask, self._images.size + slot * mask.size)
-            os.pwrite(self._there, b"\1", slot)
-        except OSError as failed:
-            self._full = True
-            _log.warning("no more scans are kept in memory: %s", failed.strerror)
+        with self._writing:  # which close() waits for: a closed file's number may be another file's by then
+            if self._full:
+                return
+            try:
+                # Written by calls: a store into mapped memory would kill the process where there is no more of it.
+                _write_all(self._scans, image, slot * image.size)
+                _write_all(self._scans, mask, self._images.size + slot * mask.size)
+                os.pwrite(self._there, b"\1", slot)
+            except OSError as failed:
+                self._full = True
+                _log.warning("no more scans are kept in memory: %s", failed.strerror)
 
     def close(self) -> None:
-        """Leave the memory to others."""
-        for descriptor in (self._scans, self._there, self._users):
-            os.close(descriptor)
+        """Leave the memory to others; what is still put there is not kept."""
+        with self._writing:
+            self._full = True
+            self._files.close()
+
+
+def _open_file(path: Path, opened: ExitStack) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    opened.callback(os.close, descriptor)
+    return descriptor
 
 
 def _slots(samples: int, slots: int) -> Positions:
