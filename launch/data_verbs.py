@@ -32,7 +32,18 @@ def ingest(
     destination: Destination,
     folds: Annotated[
         int | None,
-        typer.Option(metavar="N", min=2, help="Divide into N folds; if not given, the set's own folds, or else 5."),
+        typer.Option(
+            metavar="N",
+            min=2,
+            help="Divide into N folds, or else 5; the set's own are kept if N is theirs or not given.",
+        ),
+    ] = None,
+    splits: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Take the folds from a table with columns key and fold, or nnU-Net's splits_final.json.",
+        ),
     ] = None,
     codec: Annotated[Literal["png", "npy"], typer.Option(help="How images lie in the shards.")] = "png",
     shard_mb: Annotated[int, typer.Option(metavar="N", min=1, help="Megabytes of a shard.")] = 32,
@@ -40,13 +51,24 @@ def ingest(
     name: Annotated[str | None, typer.Option(metavar="NAME", help="The dataset's name; if not given, LAYOUT.")] = None,
     json: JsonFile = None,
 ) -> None:
-    """Pack a folder of scans into a dataset of shards, with folds that share no patient."""
-    from data_pipeline import open_dataset
-    from launch.ingest import Ingestion, ingest
+    """Pack a folder of scans into a dataset of shards, with folds that share no patient and no near-duplicates."""
+    from data_pipeline import WrongCall, open_dataset
+    from launch.ingest import Ingestion, facts_of_folds, ingest
 
+    if folds is not None and splits is not None:
+        raise WrongCall("--folds divides the scans anew and --splits takes their folds from a file; give one of them")
     say(f"Ingesting {source} ({layout}) to {destination}")
-    ingest(Ingestion(layout, source, destination, name or layout, folds, codec, shard_mb, strict), say)
-    _describe(open_dataset(destination), json)
+    wanted = Ingestion(layout, source, destination, name or layout, folds, splits, codec, shard_mb, strict)
+    ingested = ingest(wanted, say)
+    by_fold = facts_of_folds(ingested)
+    labels = list(by_fold[0]["labels"])
+    rows = (
+        (fold["fold"], fold["scans"], fold["patients"], *fold["labels"].values(), f"{fold['lesion_area']:.2%}")
+        for fold in by_fold
+    )
+    show_table("Folds", ("fold", "scans", "patients", *labels, "mean lesion area"), rows, numbers=True)
+    more = {"near_duplicates": ingested.duplicates, "overruled": ingested.overruled, "by_fold": by_fold}
+    _describe(open_dataset(destination), json, more)
 
 
 @data.command()
@@ -114,6 +136,30 @@ def info(destination: Destination, json: JsonFile = None) -> None:
 
 
 @data.command()
+def splits(
+    destination: Destination,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            callback=writable,
+            help="A table; or, if its name ends in .json, splits as nnU-Net has them.",
+        ),
+    ],
+) -> None:
+    """Write a dataset's folds to a file that `data ingest --splits` takes, from its index alone."""
+    from data_pipeline import open_dataset
+    from data_pipeline.splits import splits_text
+    from trainer.atomic import replacing
+
+    dataset = open_dataset(destination)
+    with replacing(out) as partial:
+        partial.write_text(splits_text(dataset.index.samples, out.suffix.lower()), encoding="utf-8")
+    say(f"{len(dataset.index.samples)} scans in {len(dataset.folds())} folds, written to {out}")
+
+
+@data.command()
 def verify(destination: Destination) -> None:
     """Read every byte of a dataset again and compare it with what was written."""
     from data_pipeline import Fault, open_dataset, verify_dataset
@@ -158,8 +204,8 @@ def order(
     say(f"{len(keys)} scans of rank {rank} of {world} in epoch {epoch}{f', written to {json}' if json else ', above'}")
 
 
-def _describe(dataset: Dataset, json: Path | None) -> None:
-    """A dataset's index for a person and, if wanted, for a machine."""
+def _describe(dataset: Dataset, json: Path | None, more: dict[str, Any] | None = None) -> None:
+    """A dataset's index for a person and, if wanted, for a machine, which is told more."""
     index = dataset.index
     facts: dict[str, Any] = {
         "name": index.name,
@@ -179,5 +225,5 @@ def _describe(dataset: Dataset, json: Path | None) -> None:
         show_table("Refused", ("scan or file", "reason"), list(index.refused.items())[:REFUSED_SHOWN])
         if len(index.refused) > REFUSED_SHOWN:
             say(f"... and {len(index.refused) - REFUSED_SHOWN} more, named in {dataset.uri}/index.json")
-    write_json(json, facts)
+    write_json(json, facts | (more or {}))
     say(f"Dataset {index.name}: {len(index.samples)} scans in {dataset.uri}")

@@ -73,7 +73,7 @@ def test_a_folder_of_scans_becomes_a_dataset_that_is_sound(sonotrain: Command, s
     assert set(told["folds"]) == {"1", "2"}
     assert sum(told["folds"].values()) == 10
     assert told["refused"] == {}
-    assert told["shards"] == 1
+    assert told["shards"] == 2  # one for each fold
     assert told["bytes"] == sum(path.stat().st_size for path in Path("dataset").glob("*.tar"))
     assert told["digest"] == open_dataset("dataset").index.digest
     assert sonotrain("data", "verify", "dataset").output.endswith("dataset is sound\n")
@@ -159,7 +159,7 @@ def test_a_destination_that_holds_a_dataset_loses_nothing(
 
 
 def test_verify_finds_one_changed_byte(sonotrain: Command, dataset: Path) -> None:
-    (shard,) = dataset.glob("*.tar")
+    shard = min(dataset.glob("*.tar"))
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
