@@ -144,6 +144,17 @@ def test_a_missing_object_is_named(store: Store) -> None:
             action()
 
 
+def test_requests_and_bytes_are_counted(store: Store, source: Path, tmp_path: Path) -> None:
+    store.put("x", source)
+    store.publish("y", b"four")
+    store.exists("x")
+    store.read("x", 1000, 24)
+    store.download("x", tmp_path / "back")
+    counted = {name: amount for name, amount in store.counters.snapshot().items() if amount}
+    assert counted == {"requests": 5, "bytes_read": 24 + 1024, "bytes_written": 1024 + 4}
+    assert not any(pickle.loads(pickle.dumps(store)).counters.snapshot().values())
+
+
 def test_a_store_survives_pickling(store: Store, source: Path) -> None:
     store.put("x", source)
     for opened in (store, open_store("s3://bucket/prefix")):

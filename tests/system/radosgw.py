@@ -7,15 +7,15 @@ killed, the kernel ends it with them.
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGES = "radosgw ceph-mon ceph-osd ceph-common"
@@ -63,18 +63,58 @@ rgw_dynamic_resharding = false
 """
 
 
-@dataclass(frozen=True)
 class Gateway:
-    """Where the server listens, and the key of its one user."""
+    """Where the server listens, the key of its one user, and what may happen to a server."""
 
-    port: int
-    access_key: str
-    secret_key: str
+    def __init__(self, port: int, start: Callable[[], subprocess.Popen[bytes]]) -> None:
+        self.port = port
+        self.access_key, self.secret_key = secrets.token_hex(8), secrets.token_hex(16)
+        self._start = start
+        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def endpoint(self) -> str:
         """As AWS_ENDPOINT_URL_S3 has it."""
         return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start the server, and return when it answers; what was stored before is there.
+
+        The kernel ends it with the thread that calls this.
+        """
+        self._process = self._start()
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(self.endpoint, timeout=5).close()
+                return
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                time.sleep(0.1)
+        raise TimeoutError("the S3 server did not answer within a minute")
+
+    def freeze(self) -> None:
+        """Stop it as SIGSTOP does: connections are taken and nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        self._signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait(10)
+
+    def restore(self) -> None:
+        """Have it well again."""
+        self.thaw()
+        if self._process is None or self._process.poll() is not None:
+            self.start()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
 
 
 def missing_programs() -> list[str]:
@@ -86,7 +126,6 @@ def missing_programs() -> list[str]:
 def rados_gateway(folder: Path) -> Iterator[Gateway]:
     """A gateway whose files lie in an empty folder, from its first answer until the end of the block."""
     port_v2, port_v1, port_s3 = _free_ports(3)
-    gateway = Gateway(port_s3, secrets.token_hex(8), secrets.token_hex(16))
     fsid, osd = str(uuid.uuid4()), str(uuid.uuid4())
     configuration = folder / "ceph.conf"
     configuration.write_text(
@@ -100,8 +139,10 @@ def rados_gateway(folder: Path) -> Iterator[Gateway]:
 
     with ExitStack() as daemons:
 
-        def serve(*command: str) -> None:
-            daemons.enter_context(_daemon(command, environment, folder / f"{command[0]}.out"))
+        def serve(*command: str) -> subprocess.Popen[bytes]:
+            return daemons.enter_context(_daemon(command, environment, folder / f"{command[0]}.out"))
+
+        gateway = Gateway(port_s3, lambda: serve("radosgw", "--foreground", "--name", "client.rgw.a"))
 
         keyring, monitor_map = str(folder / "keyring"), str(folder / "monmap")
         run("ceph-authtool", "--create-keyring", keyring, "--gen-key", "--name", "mon.", "--cap", "mon", "allow *")
@@ -121,37 +162,26 @@ def rados_gateway(folder: Path) -> Iterator[Gateway]:
             *("radosgw-admin", "user", "create", *user),
             *(f"--access-key={gateway.access_key}", f"--secret-key={gateway.secret_key}"),
         )
-        serve("radosgw", "--foreground", "--name", "client.rgw.a")
-        _wait_for(gateway, folder)
+        gateway.start()
         yield gateway
 
 
 @contextmanager
-def _daemon(command: tuple[str, ...], environment: dict[str, str], output: Path) -> Iterator[None]:
-    with output.open("wb") as log:
+def _daemon(command: tuple[str, ...], environment: dict[str, str], output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with output.open("ab") as log:
         process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "--", *command], env=environment, stdout=log, stderr=log
         )
     try:
-        yield
+        yield process
     finally:
         process.terminate()
+        process.send_signal(signal.SIGCONT)  # or a frozen one would not end
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(10)
-
-
-def _wait_for(gateway: Gateway, folder: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(gateway.endpoint, timeout=5).close()
-            return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.1)
-    raise TimeoutError(f"the S3 server did not answer within a minute; see the logs in {folder}")
 
 
 def _free_ports(count: int) -> list[int]:
