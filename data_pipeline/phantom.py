@@ -22,6 +22,21 @@ _SHARES = (0.52, 0.40, 0.08)
 _ANGLES = 512
 
 
+@dataclass(frozen=True, slots=True)
+class PhantomOwner:
+    """Whose a phantom is, as of a scan."""
+
+    key: str
+    patient: str
+    group: str
+    label: str
+
+
+def phantom_owner(number: int, seed: int = 0) -> PhantomOwner:
+    """What is known of scan `number` of a seed before it is drawn: all that its fold depends on."""
+    return _owner(number, _person(number, seed))
+
+
 def phantom(number: int, size: tuple[int, int], seed: int = 0) -> Scan:
     """Scan `number` of the endless series of a seed, at size (height, width) in pixels, 16 or more.
 
@@ -29,22 +44,29 @@ def phantom(number: int, size: tuple[int, int], seed: int = 0) -> Scan:
     enhance what lies below), malignant (irregular, blurred, with a shadow) or normal (no lesion).
     Heights stand for 35 to 55 mm of tissue, from which comes the spacing.
     """
-    patient = number // 2
-    person = np.random.default_rng([seed, 0, patient])
+    person = _person(number, seed)
     view = np.random.default_rng([seed, 1, number])
-    label = str(person.choice(_LABELS, p=_SHARES))
+    owner = _owner(number, person)
     spacing = round(float(person.uniform(35.0, 55.0)) / size[0], 4)
 
     depth, lateral = _grid(size)
     echo, transmitted = _tissue(person, view, depth, lateral)
     mask = np.zeros(size, dtype=np.bool_)
-    for lesion in _lesions(person, view, label, size[1] / size[0]):
+    for lesion in _lesions(person, view, owner.label, size[1] / size[0]):
         mask |= _add(lesion, view, depth, lateral, echo, transmitted)
     image = _scanned(view, echo, transmitted, depth)
+    return Scan(owner.key, image, mask, owner.patient, owner.group, owner.label, spacing=(spacing, spacing))
 
-    name = f"phantom-{number:05d}"
-    owner = f"phantom-{patient:05d}"
-    return Scan(name, image, mask, patient=owner, group=owner, label=label, spacing=(spacing, spacing))
+
+def _person(number: int, seed: int) -> np.random.Generator:
+    """The random numbers that both scans of a patient share."""
+    return np.random.default_rng([seed, 0, number // 2])
+
+
+def _owner(number: int, person: np.random.Generator) -> PhantomOwner:
+    """The label is the first that is drawn for a patient."""
+    patient = f"phantom-{number // 2:05d}"
+    return PhantomOwner(f"phantom-{number:05d}", patient, patient, label=str(person.choice(_LABELS, p=_SHARES)))
 
 
 def _grid(size: tuple[int, int]) -> tuple[Field, Field]:

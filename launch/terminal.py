@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import TypeVar
 
 from rich.console import Console
@@ -53,7 +54,7 @@ def show_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[objec
 
 
 def with_progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """Pass items on, showing how many of `total` have gone by: a bar on a terminal, else a line every few seconds."""
+    """Pass items on, showing how many of `total` have gone by and the time left: a bar on a terminal, else lines."""
     console = Console(stderr=True)
     if not speaks():
         yield from items
@@ -62,9 +63,10 @@ def with_progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
         with Progress(*columns, console=console, transient=True) as progress:
             yield from progress.track(items, total=total, description=what)
     else:
-        shown = time.monotonic()
+        begun = shown = time.monotonic()
         for count, item in enumerate(items, start=1):
             yield item
-            if time.monotonic() - shown > QUIET_SECONDS:
-                shown = time.monotonic()
-                print(f"{what}: {count} of {total}", file=sys.stderr, flush=True)
+            if (now := time.monotonic()) - shown > QUIET_SECONDS:
+                shown = now
+                left = timedelta(seconds=round((now - begun) / count * (total - count)))
+                print(f"{what}: {count} of {total}, {left} left", file=sys.stderr, flush=True)

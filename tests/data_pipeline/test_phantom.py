@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from data_pipeline.phantom import phantom
+from data_pipeline.phantom import phantom, phantom_owner
 from data_pipeline.scan import Scan
 
 SIZE = (128, 128)
@@ -61,6 +61,13 @@ def test_a_patient_has_two_scans_that_differ() -> None:
         )
         assert not np.array_equal(left.image, right.image)
     assert len({scan.patient for scan in series()}) == 80
+
+
+def test_whose_a_phantom_is_is_known_before_it_is_drawn() -> None:
+    for number, scan in enumerate(series()):
+        owner = phantom_owner(number)
+        assert (owner.key, owner.patient, owner.group, owner.label) == (scan.key, scan.patient, scan.group, scan.label)
+    assert any(phantom_owner(number, seed=1).label != phantom_owner(number).label for number in range(20))
 
 
 def test_all_labels_appear_and_only_normal_scans_have_no_lesion() -> None:
