@@ -13,6 +13,7 @@ from pydicom import Dataset
 
 from data_pipeline.dicom import SEGMENTATIONS, frame_count, is_dicom, read_header, references, spacing
 from data_pipeline.faults import WrongCall
+from data_pipeline.layouts.folder_table import FolderTable, read_folder_table
 from data_pipeline.layouts.listing import list_files
 from data_pipeline.layouts.pairs import CLASSES
 from data_pipeline.pixels import UnreadableImage
@@ -58,13 +59,14 @@ def find(source: Path) -> Findings:
     and files named for an image NAME: NAME_mask or NAME_mask_1, .dcm or .png, beside it, or NAME in a folder masks/
     beside it or beside its folder images/. A DICOM mask of a cine loop has as many frames as that; a PNG names its
     frame, as NAME_frame003_mask.png does, counted from 1 as DICOM counts. All masks of a frame are united.
-    A frame without a mask is not taken for a normal one, but left out, and its file refused with their number; below
-    a folder named normal it has no lesion. Labels are such folders' names: benign, malignant, normal; else "unknown".
+    A frame without a mask is not taken for a normal one, but left out, and its file refused with their number; where
+    the label is normal, it has no lesion. Labels are those of a table as layout folder has it (scans.csv, columns file
+    and label), else the innermost folder benign, malignant or normal, else "unknown".
 
     Keys, patients (PatientID and its issuer, else the study) and groups (the series) are digests, so no identifier is
-    written in clear; who knows an identifier can still find its digest. Text burned into the image stays there.
-    DICOMDIR is passed over; other DICOM files without an image are refused by name.
-    Raises WrongCall where there is no DICOM image.
+    written in clear; who knows an identifier can still find its digest. Text burned into the image stays there, and
+    refused files are named as they are. DICOMDIR is passed over; other DICOM files without an image are refused.
+    Raises WrongCall where there is no DICOM image, and for a table that cannot be used.
     """
     files, refused = list_files(source)
 
@@ -99,7 +101,9 @@ def find(source: Path) -> Findings:
 
     _add_segmentations(images, segmentations, refuse)
     _add_named(images, masks, source, refuse)
-    kept = without_clashes([scan for image in images for scan in _scans(image, refuse)])
+    table = read_folder_table(files, {image.path: _digest(image.instance) for image in images}, source)
+    refused |= table.refused
+    kept = without_clashes([scan for image in images for scan in _scans(image, table, refuse)])
     return Findings(kept.scans, refused | kept.refused)
 
 
@@ -121,9 +125,14 @@ def _digest(*parts: str) -> str:
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
 
 
-def _scans(image: _Image, refuse: Refuse) -> Iterator[ScanFiles]:
+def _scans(image: _Image, table: FolderTable, refuse: Refuse) -> Iterator[ScanFiles]:
     """The frames of an image that are annotated."""
-    label = next((folder for folder in reversed(image.place[:-1]) if folder in CLASSES), "unknown")
+    if image.path in table.unclear:
+        refuse(image.path, table.unclear[image.path])
+        return
+    label = table.rows.get(image.path, {}).get("label", "").lower()
+    if not label:
+        label = next((folder for folder in reversed(image.place[:-1]) if folder in CLASSES), "unknown")
     frames = range(image.frames) if label == "normal" else sorted(image.masks)
     if not frames:
         refuse(image.path, "has no mask")

@@ -72,6 +72,17 @@ def test_the_label_is_the_name_of_a_folder(tmp_path: Path, folder: str, label: s
     assert only(tmp_path).label == label
 
 
+def test_a_table_goes_before_the_folder(tmp_path: Path) -> None:
+    write_pair(tmp_path / "benign", "a")
+    write_pair(tmp_path / "benign", "b")
+    write_dicom(tmp_path / "c.dcm", GRAY)
+    (tmp_path / "scans.csv").write_text("file,label\na.dcm,Malignant\nc.dcm,normal\ngone.dcm,benign\n")
+    findings = find_scans("dicom", tmp_path)
+    labels = {scan.image.name: scan.label for scan in findings.scans}
+    assert labels == {"a.dcm": "malignant", "b.dcm": "benign", "c.dcm": "normal"}
+    assert findings.refused == {"scans.csv: gone.dcm": "names no image that was found"}
+
+
 def test_below_normal_a_frame_needs_no_mask_and_elsewhere_it_does(tmp_path: Path) -> None:
     write_dicom(tmp_path / "normal" / "loop.dcm", LOOP)
     write_dicom(tmp_path / "benign" / "b.dcm", GRAY)
@@ -318,7 +329,8 @@ def test_loops_become_a_dataset_by_the_command(
 
     source = tmp_path / "source"
     for number in range(4):
-        image = write_dicom(source / "benign" / f"{number}.dcm", LOOP + np.uint8(number), patient=f"P{number}")
+        loop = np.random.default_rng(number).integers(0, 256, LOOP.shape, dtype=np.uint8)
+        image = write_dicom(source / "benign" / f"{number}.dcm", loop, patient=f"P{number}")
         write_segmentation(source / f"seg-{number}.dcm", [LESION, OTHER], [(image, 1), (image, 3)])
     monkeypatch.setattr("sys.argv", ["sonotrain", "data", "ingest", "dicom", str(source), str(tmp_path / "dataset"),
                                      "--folds", "2", "--json", str(tmp_path / "told.json")])  # fmt: skip
