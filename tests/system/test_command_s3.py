@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from data_pipeline import open_dataset, verify_dataset
 from tests.launch.command import write_scans
 
 
@@ -39,6 +42,19 @@ def test_scans_go_to_a_bucket_and_are_found_there(bucket: str, scans: Path, tmp_
     again = sonotrain("data", "ingest", "bus_bra", scans, place, "--folds", 2)
     assert again.returncode == 2
     assert "holds a dataset already" in error_of(again)
+
+
+@pytest.mark.parametrize("where", ["bucket", "folder"])
+def test_of_two_ingests_to_one_place_one_wins_and_the_other_is_told(bucket: str, tmp_path: Path, where: str) -> None:
+    sources = [write_scans(tmp_path / "few", 16), write_scans(tmp_path / "more", 20)]
+    place = f"s3://{bucket}/bus-bra" if where == "bucket" else str(tmp_path / "bus-bra")
+    with ThreadPoolExecutor(2) as pool:
+        ended = list(pool.map(lambda source: sonotrain("data", "ingest", "bus_bra", source, place), sources))
+    won, lost = sorted(ended, key=lambda each: each.returncode)
+    assert (won.returncode, lost.returncode) == (0, 2)
+    assert re.search("holds a dataset already|index.json exists already", error_of(lost))
+    assert verify_dataset(place) == []
+    assert len(open_dataset(place).index.samples) == (16, 20)[ended.index(won)]
 
 
 @pytest.mark.usefixtures("s3")
