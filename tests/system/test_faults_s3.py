@@ -1,5 +1,7 @@
 """What happens to servers and buckets in the middle of an epoch: it costs time, or it is told, and nothing else."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,15 @@ SIZE = (32, 48)
 BATCH = 6
 SEEN = 3
 """Batches taken before something happens: the epoch's other twenty are not all on their way by then."""
+
+SMALL = """
+output: {output}
+data: {{uri: "{uri}", size: [112, 112], cache: {cache}}}
+network: {{widths: [4, 4, 8, 8, 8]}}
+discriminators: {{widths: [4, 4, 4, 4], strides: [2, 2, 1, 1, 1]}}
+training: {{epochs: 1, batch: 4, timeout_minutes: 1}}
+folds: [1, 2, 3]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +201,19 @@ def test_a_shard_that_changes_in_the_middle_of_an_epoch_is_named(
         batches += epoch
     assert len(batches) >= SEEN
     assert_equal(batches, undisturbed[: len(batches)])
+
+
+@pytest.mark.slow
+def test_training_ends_at_a_changed_byte_and_has_learnt_nothing_of_it(
+    folder: Dataset, place: str, tmp_path: Path, changed
+) -> None:
+    sample = folder.index.samples[-1]
+    shard = folder.index.shards[sample.shard]
+    changed(shard.name, sample.offset + sample.length // 2)
+    (tmp_path / "small.yaml").write_text(SMALL.format(uri=place, cache=tmp_path / "cache", output=tmp_path / "run"))
+    call = [sys.executable, "-P", "-m", "launch.cli", "train", str(tmp_path / "small.yaml")]
+    ended = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    assert ended.returncode == 1
+    (line,) = (line for line in ended.stderr.splitlines() if line.startswith("error: "))
+    assert f"{place}/{shard.name}" in line
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
