@@ -13,6 +13,7 @@ import os
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -103,7 +104,8 @@ class NodeCache:
                     self._count(found=shard.sha256 not in self._touched)
                 elif not self._fetch(store, shard):
                     return False
-            os.utime(self._path(shard))  # the time of its last use, by which shards are given up
+            with suppress(FileNotFoundError):  # another process gives it up just now; the reader will notice
+                os.utime(self._path(shard))  # the time of its last use, by which shards are given up
         except Timeout:
             _log.warning("%s: another process has been fetching it for %g s", shard.name, LANDING_TIMEOUT)
             return False
@@ -142,6 +144,8 @@ class NodeCache:
         """A file that stands for so many bytes within the bound, for which others go that were used longest ago."""
         with FileLock(self._folder / "room.lock", timeout=LANDING_TIMEOUT):
             kept, landing = _kept(self._folder)
+            if landing + wanted > self._limit:
+                return None
             total = landing + sum(size for _, _, size in kept)
             for path, _, size in sorted(kept, key=lambda entry: entry[1]):
                 if total + wanted <= self._limit:
@@ -150,8 +154,6 @@ class NodeCache:
                 self._touched.pop(path.stem, None)
                 self._count(evicted=1)
                 total -= size
-            if total + wanted > self._limit:
-                return None
             descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=f"{_LANDING}{wanted}-")
             os.close(descriptor)
             return Path(name)

@@ -74,13 +74,14 @@ def test_an_error_comes_in_its_turn_and_ends_threads_and_source_while_it_is_stil
             raise ValueError(f"item {number}")
         return number
 
+    before = set(threading.enumerate())
     source = Source()
     results = in_order(work, source, threads)
     assert [next(results) for _ in range(7)] == list(range(7))
     with pytest.raises(ValueError, match="item 7") as held:
         next(results)
     assert source.closed
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPool")], held
+    assert set(threading.enumerate()) == before, held
     with pytest.raises(StopIteration):
         next(results)
 
