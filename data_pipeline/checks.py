@@ -82,7 +82,7 @@ def mask_sections(scans: Sequence[ScanFacts]) -> Iterator[Section]:
         return f"its mask covers {scan.lesion:.1%}, and {scan.border:.0%} of the border" if wrong else None
 
     def speckled(scan: ScanFacts) -> str | None:
-        return f"{scan.specks} of its mask's {scan.pieces} pieces are tiny" if scan.specks else None
+        return f"tiny pieces of its mask: {scan.specks} of {scan.pieces}" if scan.specks else None
 
     yield Section(
         "empty_masks",

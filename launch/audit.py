@@ -63,13 +63,12 @@ def audit_for_machines(audited: Audit) -> dict[str, Any]:
 
 def audit_in_a_line(audited: Audit) -> str:
     """How much was found."""
+    seen = audited.overview.scans
     kinds = [section for section in audited.sections if section.findings]
     if not kinds:
-        return f"nothing to look at in {audited.overview.scans} scans"
+        return f"nothing to look at, scans read: {seen}"
     concerned = set().union(*(section.keys for section in kinds))
-    return (
-        f"{len(concerned)} scans or files to look at, for {len(kinds)} kinds of reasons; {audited.overview.scans} read"
-    )
+    return f"scans or files to look at: {len(concerned)} (kinds of findings: {len(kinds)}), scans read: {seen}"
 
 
 def _first_findings(audited: Audit) -> Iterator[tuple[str, str, str]]:

@@ -158,7 +158,7 @@ def test_stray_specks_are_found_and_a_second_lesion_is_not(write: Write) -> None
     second[5:10, 5:10] = True
 
     assert only("specks", [write(0, mask=specks), write(1, mask=second)]) == [
-        (["scan-00"], "2 of its mask's 3 pieces are tiny")
+        (["scan-00"], "tiny pieces of its mask: 2 of 3")
     ]
 
 
@@ -166,7 +166,7 @@ def test_a_mask_of_a_few_pixels_is_a_speck(write: Write) -> None:
     dot = np.zeros(SIZE, dtype=np.bool_)
     dot[50, 60:62] = True
 
-    assert only("specks", [write(0, mask=dot)]) == [(["scan-00"], "1 of its mask's 1 pieces are tiny")]
+    assert only("specks", [write(0, mask=dot)]) == [(["scan-00"], "tiny pieces of its mask: 1 of 1")]
 
 
 # -- images ----------------------------------------------------------------------------------------------------------

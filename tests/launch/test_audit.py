@@ -136,7 +136,7 @@ def test_every_fault_of_a_messy_folder_is_told_to_people_and_machines(sonotrain:
     assert "bus_0018-l.png" in outcome.output
     assert "has no mask: mask_0018-l.png is missing" in outcome.output
     last = outcome.output.splitlines()[-1]
-    assert last.startswith(f"Audit of {messy}: 14 scans or files to look at, for 13 kinds of reasons; 18 read")
+    assert last.startswith(f"Audit of {messy}: scans or files to look at: 14 (kinds of findings: 13), scans read: 18")
     assert last.endswith("written to audit.html and audit.json")
 
 
@@ -199,7 +199,9 @@ def test_a_sound_folder_has_nothing_to_look_at(sonotrain: Command, tmp_path: Pat
     outcome = sonotrain("data", "audit", "bus_bra", "sound", "--html", "audit.html")
 
     assert outcome.status == 0
-    assert outcome.output.splitlines()[-1] == ("Audit of sound: nothing to look at in 5 scans, written to audit.html")
+    assert outcome.output.splitlines()[-1] == (
+        "Audit of sound: nothing to look at, scans read: 5, written to audit.html"
+    )
     assert Page(Path("audit.html")).text.count('class="count">none<') == len(FOUND)
 
 
