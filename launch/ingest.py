@@ -18,6 +18,7 @@ from data_pipeline import (
     Findings,
     Index,
     Refused,
+    Scan,
     ScanFiles,
     WrongCall,
     open_store,
@@ -43,6 +44,9 @@ from launch.terminal import with_progress
 
 NAMED = 3
 """Scans or groups that a line names; the rest is counted."""
+
+KEPT_BYTES = 1 << 29
+"""Of scans that are kept from their first reading to be written; a set that needs more is decoded twice in part."""
 
 BYTES_A_PIXEL = {"png": 0.45, "npy": 1.0}
 """At the least, of B-mode images: what the room on a disk is judged by before anything is written."""
@@ -98,7 +102,7 @@ def ingest(wanted: Ingestion, tell: Callable[[str], None]) -> Ingested:
         require_apart(wanted.splits, splits, found.scans)
     require_free(open_store(wanted.destination))
     tell(f"{len(found.scans)} scans found in {wanted.source}; each is read once before anything is written")
-    readings, refused = _read(found, wanted.strict)
+    readings, refused, kept = _read(found, wanted.strict)
     if not readings:
         raise WrongCall(f"{wanted.source}: none of {len(found.scans)} scans can be read; nothing is written")
 
@@ -117,7 +121,7 @@ def ingest(wanted: Ingestion, tell: Callable[[str], None]) -> Ingested:
             _tell_of_overruled(overruled, folds, tell)
 
     _require_room(wanted, readings)
-    index = _write(wanted, sorted(scans, key=lambda files: (folds[files.key], files.key)), folds, refused)
+    index = _write(wanted, sorted(scans, key=lambda files: (folds[files.key], files.key)), folds, refused, kept)
     return Ingested(index, areas, duplicates, overruled)
 
 
@@ -160,8 +164,8 @@ class _Reading:
     thumbnail: Thumbnail
 
 
-def _read(found: Findings, strict: bool) -> tuple[list[_Reading], dict[str, str]]:
-    """The scans whose files can be decoded, and the reason of each one whose cannot."""
+def _read(found: Findings, strict: bool) -> tuple[list[_Reading], dict[str, str], dict[str, Scan]]:
+    """The scans whose files can be decoded, the reason of each one whose cannot, and as many scans as may be kept."""
     refused: dict[str, str] = {}
 
     def refuse(name: str, reason: str) -> None:
@@ -172,22 +176,28 @@ def _read(found: Findings, strict: bool) -> tuple[list[_Reading], dict[str, str]
     for name, reason in found.refused.items():
         refuse(name, reason)
     readings: list[_Reading] = []
-    outcomes = in_order(_reading_or_reason, found.scans, usable_cores().count)
+    kept: dict[str, Scan] = {}
+    room = KEPT_BYTES
+    outcomes = in_order(_outcome, found.scans, usable_cores().count)
     for files, outcome in zip(found.scans, with_progress(outcomes, "scans read", len(found.scans)), strict=True):
-        if isinstance(outcome, _Reading):
-            readings.append(outcome)
-        else:
-            refuse(files.key, outcome)
-    return readings, refused
+        if isinstance(outcome, Refused):
+            refuse(files.key, str(outcome))
+            continue
+        reading, scan = outcome
+        readings.append(reading)
+        room -= scan.image.nbytes + scan.mask.nbytes
+        if room >= 0:
+            kept[files.key] = scan
+    return readings, refused, kept
 
 
-def _reading_or_reason(files: ScanFiles) -> _Reading | str:
+def _outcome(files: ScanFiles) -> tuple[_Reading, Scan] | Refused:
     try:
         scan = read_scan(files)
     except Refused as reason:
-        return str(reason)
+        return reason
     digest = pixel_digest(scan.image)
-    return _Reading(files, scan.image.size, float(scan.mask.mean()), digest, thumbnail(scan.image))
+    return _Reading(files, scan.image.size, float(scan.mask.mean()), digest, thumbnail(scan.image)), scan
 
 
 # -- near-duplicates -------------------------------------------------------------------------------------------------
@@ -255,11 +265,22 @@ def _require_room(wanted: Ingestion, readings: Sequence[_Reading]) -> None:
             )
 
 
-def _write(wanted: Ingestion, scans: Sequence[ScanFiles], folds: dict[str, int], refused: dict[str, str]) -> Index:
-    """Decode again, on all cores and a few scans ahead, and write."""
-    decoded = with_progress(in_order(read_scan, scans, usable_cores().count), "scans written", len(scans))
+def _write(
+    wanted: Ingestion,
+    scans: Sequence[ScanFiles],
+    folds: dict[str, int],
+    refused: dict[str, str],
+    kept: dict[str, Scan],
+) -> Index:
+    """Write, after decoding again what was not kept, on all cores and a few scans ahead; kept ends empty."""
+
+    def decoded(files: ScanFiles) -> Scan:
+        scan = kept.pop(files.key, None)
+        return read_scan(files) if scan is None else replace(scan, group=files.group)
+
+    ahead = with_progress(in_order(decoded, scans, usable_cores().count), "scans written", len(scans))
     try:
-        return write_dataset(wanted.destination, wanted.name, decoded, folds, refused, wanted.codec, wanted.shard_mb)
+        return write_dataset(wanted.destination, wanted.name, ahead, folds, refused, wanted.codec, wanted.shard_mb)
     except OSError as failed:
         if failed.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

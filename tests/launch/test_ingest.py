@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline import Index, open_dataset, stream_scans
+from data_pipeline import Index, Refused, open_dataset, stream_scans
+from launch.ingest import Ingestion, ingest
 from tests.launch.command import Command, Outcome
 
 SONOTRAIN = [sys.executable, "-P", "-m", "launch.cli"]
@@ -145,6 +146,16 @@ def test_what_is_told_of_each_fold_is_what_its_scans_are(sonotrain: Command, sca
         assert fold["labels"] == {"benign": 0, "malignant": 0} | Counter(sample.label for sample in held)
         areas = [masks[sample.key].mean() for sample in held if masks[sample.key].any()]
         assert fold["lesion_area"] == pytest.approx(np.mean(areas))
+
+
+def test_scans_that_memory_does_not_hold_are_decoded_again_to_the_same_dataset(
+    sonotrain: Command, scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_scan(scans, 3, 20)
+    _, told, _ = ingested(sonotrain, scans)
+    monkeypatch.setattr("launch.ingest.KEPT_BYTES", 5 * 2 * 48 * 64)
+    assert sonotrain("data", "ingest", "bus_bra", scans, "again").status == 0
+    assert open_dataset("again").index.digest == told["digest"]
 
 
 # -- splits ----------------------------------------------------------------------------------------------------------
@@ -295,6 +306,22 @@ def test_a_scratch_disk_that_fills_up_is_named(
     assert ended.status == 1
     assert f"{tmp_path}/disk: No space left on device; make room or set TMPDIR" in ended.error
     assert list((tmp_path / "dataset").iterdir()) == []
+
+
+def test_a_file_that_breaks_between_its_two_readings_is_named_and_nothing_is_published(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.ingest.KEPT_BYTES", 0)
+    copy_scan(scans, 3, 20)
+
+    def break_when_told_of_doubles(line: str) -> None:
+        if line.startswith("near-duplicates"):
+            (scans / f"{key(7)}.png").write_text("no image any more")
+
+    wanted = Ingestion("bus_bra", scans, str(tmp_path / "dataset"), "broken", 2, None, "png", 32, False)
+    with pytest.raises(Refused, match=f"{key(7)}.png is no image that can be read"):
+        ingest(wanted, break_when_told_of_doubles)
+    assert not (tmp_path / "dataset" / "index.json").exists()
 
 
 def test_an_interruption_publishes_nothing(noise: Path, tmp_path: Path) -> None:
