@@ -12,9 +12,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -38,6 +39,9 @@ from data_pipeline.shards import scan_from_members
 
 SHUFFLE_BUFFER = 1000
 """Scans that webdataset shuffles among, as its documentation has it."""
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 Delivered = tuple[tuple[str, ...], Tensor, Tensor]
 """Keys [B], image uint8 [B, 1, H, W] and mask uint8 [B, 1, H, W] in {0, 1}."""
@@ -125,8 +129,8 @@ class Sonotrain:
         """The plan's epochs; what only fills up the last batch is left out."""
         dataset = open_dataset(reading.uri)
         if reading.remote:
-            cache = NodeCache(reading.scratch / "cache", sum(shard.bytes for shard in dataset.index.shards))
-            dataset = replace(dataset, cache=cache)
+            node = NodeCache(reading.scratch / "cache", sum(shard.bytes for shard in dataset.index.shards))
+            dataset = replace(dataset, cache=node)
         budget = 2 * math.prod(reading.size) * len(dataset.index.samples) if reading.resident else 0
         with (
             TemporaryDirectory(dir=SHARED_MEMORY, prefix="sonotrain-bench-") as empty,
@@ -157,6 +161,7 @@ class WebDataset:
         """A WebLoader over a WebDataset."""
         import webdataset as wds
 
+        wds.gopen_schemes["s3"] = _open_object
         shards = [f"{reading.uri}/{path.name}" for path in sorted(reading.folder.glob("*.tar"))]
         # A worker without a shard is no error where shards are few.
         dataset = wds.WebDataset(shards, shardshuffle=len(shards), seed=0, empty_check=False)
@@ -178,8 +183,13 @@ class LitData:
         """A StreamingDataLoader over a StreamingDataset."""
         from litdata import StreamingDataLoader, StreamingDataset
 
-        cache = str(reading.scratch) if reading.remote else None
-        dataset = StreamingDataset(reading.uri, cache_dir=cache, shuffle=True, transform=decode.of_record)
+        if reading.remote and _endpoint().startswith("http://"):
+            from litdata.streaming import downloader
+
+            # It has no option for a server without TLS, which its downloader refuses.
+            downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True
+        chunks = str(reading.scratch) if reading.remote else None
+        dataset = StreamingDataset(reading.uri, cache_dir=chunks, shuffle=True, transform=decode.of_record)
         yield _data_loader(dataset, stacked, reading, StreamingDataLoader)
 
 
@@ -208,9 +218,8 @@ class MosaicML:
         from streaming.base.dataset import StreamingDataset
 
         if reading.remote:
-            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-            if endpoint:
-                os.environ["S3_ENDPOINT_URL"] = endpoint  # the only one that it knows
+            if endpoint := _endpoint():
+                os.environ["S3_ENDPOINT_URL"] = endpoint  # it knows no other name
             place = {"remote": reading.uri, "local": str(reading.scratch / "mds")}
         else:
             place = {"local": str(reading.folder)}
@@ -252,6 +261,24 @@ class _Files(Dataset[Pixels]):
 
     def _read(self, name: str) -> bytes:
         return (self._folder / name).read_bytes() if self._folder else self._store.read(name)
+
+
+def _open_object(url: str, *_: object, **__: object) -> Any:
+    """An S3 object as webdataset's users open one: the body of a GET."""
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    return _client(os.getpid()).get_object(Bucket=bucket, Key=key)["Body"]
+
+
+@cache
+def _client(process: int) -> S3Client:  # noqa: ARG001 - each process has its own
+    import boto3
+
+    return boto3.session.Session().client("s3")
+
+
+def _endpoint() -> str:
+    """The S3 server's URL, or nothing for AWS."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
 
 
 def _data_loader(dataset: Any, collate: Callable[..., Delivered], reading: Reading, kind: Any, **more: Any) -> Epochs:
