@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 def resize_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.uint8]:
     """A mask bool [H, W] at another (height, width), uint8 in {0, 1}.
 
-    The area that is inside, summed from the box's corner up to the new pixels' corners, is linear within an old pixel; in
-    pieces of 1 / (height x width) of one it is a whole number.
+    The area that is inside, summed from a corner of the lesion's box up to the new pixels' corners, is linear within
+    an old pixel; in pieces of 1 / (height x width) of one it is a whole number.
     """
     if mask.shape == size:
         return mask.astype(np.uint8)

@@ -81,6 +81,12 @@ class Index:
         """Each sample's shard, [samples]."""
         return np.array([sample.shard for sample in self.samples], dtype=np.int64)
 
+    def key_of(self, number: int) -> str:
+        """The key of an entry of a plan: a position, or a repetition of it (plan_epoch), told by its number."""
+        time, position = divmod(number, len(self.samples))
+        key = self.samples[position].key
+        return f"{key}#{time}" if time else key
+
 
 def index_text(index: Index) -> bytes:
     """The index as the file that parse_index reads."""

@@ -50,6 +50,31 @@ class EpochPlan:
         """[batches, global batch / world], what this rank reads. Raises WrongCall when world does not divide it."""
         return self.order[:, rank_places(self.order.shape[1], world, rank)]
 
+    def shuffling(self, index: Index) -> Shuffling:
+        """How far scans come apart in the epoch that lie side by side in a shard."""
+        place = np.full(len(index.samples), -1)
+        first = self.counted & (self.order < len(index.samples))
+        place[self.order[first]] = np.flatnonzero(first)
+        side_by_side = (index.shard_of[1:] == index.shard_of[:-1]) & (place[1:] >= 0) & (place[:-1] >= 0)
+        if not side_by_side.any():
+            return Shuffling(0.0, 0.0, 0.0)
+        before, after = place[:-1][side_by_side], place[1:][side_by_side]
+        apart = float(np.abs(after - before).mean())
+        batch = self.order.shape[1]
+        return Shuffling(apart, apart / self.samples, float((before // batch == after // batch).mean()))
+
+
+@dataclass(frozen=True, slots=True)
+class Shuffling:
+    """Of scans side by side in a shard: how far apart in the epoch on average, in scans and as a fraction of it.
+
+    A perfect shuffle has a third of it. in_one_batch is the fraction of them that shares a batch.
+    """
+
+    apart: float
+    of_epoch: float
+    in_one_batch: float
+
 
 def plan_epoch(
     index: Index, folds: Collection[int] | None, seed: int, epoch: int, global_batch: int, shuffle: bool = True

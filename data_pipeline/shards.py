@@ -73,6 +73,15 @@ class Dataset:
         except DamagedSample as damaged:
             raise Fault(f"{store.uri}/{shard.name}: {damaged}") from damaged
 
+    def counters(self) -> dict[str, float]:
+        """What this process has asked of the stores and the cache so far, and what went wrong: sums by name."""
+        sums: Counter[str] = Counter()
+        for store in {store.uri: store for store in self.stores}.values():
+            sums.update(store.counters.snapshot())
+        if self.cache is not None:
+            sums.update(self.cache.snapshot())
+        return dict(sums)
+
     def _read(self, store: Store, shard: Shard, sample: Sample) -> bytes:
         """A sample's slice of its shard, as it was written."""
         if self.cache is not None:

@@ -160,13 +160,7 @@ class _Loading:
 
 
 def _batch(images: Pixels, masks: Pixels, dataset: Dataset, row: Positions) -> Batch:
-    samples = dataset.index.samples
-    numbers = row.tolist()
-    if max(numbers) < len(samples):
-        keys = tuple([samples[number].key for number in numbers])
-    else:  # a repetition is varied by augmentation in another way
-        parts = [divmod(number, len(samples)) for number in numbers]
-        keys = tuple([f"{samples[at].key}#{time}" if time else samples[at].key for time, at in parts])
+    keys = tuple([dataset.index.key_of(number) for number in row.tolist()])
     return Batch(torch.from_numpy(images), torch.from_numpy(masks), keys)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from launch.options import ChosenFolds, JsonFile, fold_list, height_and_width, writable, write_json
+from launch.options import ChosenFolds, JsonFile, fold_list, height_and_width, weight_list, writable, write_json
 from launch.terminal import say, show_table, speaks, with_progress
 
 if TYPE_CHECKING:
@@ -176,7 +177,9 @@ def verify(destination: Destination) -> None:
 
 @data.command()
 def order(
-    destination: Destination,
+    destinations: Annotated[
+        list[str], typer.Argument(metavar="DEST...", help="The dataset, or several that are read as one.")
+    ],
     seed: Annotated[int, typer.Option(metavar="S", min=0)],
     epoch: Annotated[int, typer.Option(metavar="E", min=0)],
     global_batch: Annotated[int, typer.Option(metavar="G", min=1, help="Scans of one iteration over all ranks.")],
@@ -184,23 +187,32 @@ def order(
     rank: Annotated[int, typer.Option(metavar="R", min=0, help="Whose order, from 0.")],
     start: Annotated[int, typer.Option(metavar="P", min=0, help="Begin at this place of the global order.")] = 0,
     folds: ChosenFolds = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="W,...", help="How often an epoch sees each dataset's scans: 1,0.5")
+    ] = None,
     json: JsonFile = None,
 ) -> None:
     """Say in which order a rank reads scans in an epoch, without reading a shard."""
-    from data_pipeline import WrongCall, open_dataset, plan_epoch
+    from data_pipeline import WrongCall, open_datasets, plan_epoch
 
-    dataset = open_dataset(destination)
+    dataset = open_datasets(destinations, weight_list(weights))
     chosen = fold_list(folds)
     dataset.positions(chosen)
     plan = plan_epoch(dataset.index, chosen, seed, epoch, global_batch)
     places = plan.for_rank(world, rank)
     if start % global_batch or start > plan.order.size:
         raise WrongCall(f"--start {start} is no multiple of the global batch, {global_batch}, up to {plan.order.size}")
-    keys = [dataset.index.samples[position].key for position in places[start // global_batch :].ravel()]
-    write_json(json, {"keys": keys})
+    keys = [dataset.index.key_of(number) for number in places[start // global_batch :].ravel().tolist()]
+    shuffling = plan.shuffling(dataset.index)
+    write_json(json, {"keys": keys, "samples": plan.samples, "batches": plan.batches, "shuffling": asdict(shuffling)})
     if json is None:
         for key in keys:
             say(key)
+    say(
+        f"neighbours in a shard are {shuffling.apart:.0f} scans apart in the epoch on average, "
+        f"{100 * shuffling.of_epoch:.0f} % of it (33 % is a perfect shuffle); "
+        f"{100 * shuffling.in_one_batch:.1f} % of them share a batch"
+    )
     say(f"{len(keys)} scans of rank {rank} of {world} in epoch {epoch}{f', written to {json}' if json else ', above'}")
 
 

@@ -28,6 +28,14 @@ def fold_list(text: str | None) -> tuple[int, ...] | None:
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 
+def weight_list(text: str | None) -> tuple[float, ...]:
+    """The weights of 1,0.5; none for None. Raises WrongCall for what is no list of numbers."""
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        _wrong(f"--weights {text} is no list of numbers such as 1,0.5")
+
+
 def height_and_width(text: str) -> tuple[int, int]:
     """The size of 160x192. Raises WrongCall for anything else."""
     height, _, width = text.partition("x")

@@ -81,6 +81,6 @@ def _plan(config: Config) -> str:
     """What a training will do, in half a line."""
     training, size = config.training, "x".join(map(str, config.data.size))
     return (
-        f"{config.network.name} at {size} on {config.data.uri or '(no data.uri)'}, "
+        f"{config.network.name} at {size} on {', '.join(config.data.uris) or '(no data.uri)'}, "
         f"{training.epochs} epochs in batches of {training.batch}"
     )

@@ -53,14 +53,27 @@ class Branch(BaseModel):
 class Data(Branch):
     """Which scans, and how they reach the network."""
 
-    uri: str = ""
-    """Where the dataset is: a path or s3://bucket/prefix, as `sonotrain data ingest` wrote it."""
+    uri: str | tuple[str, ...] = ""
+    """Where the dataset is: a path or s3://bucket/prefix, as `sonotrain data ingest` wrote it; or a list of several."""
+    weights: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """How often an epoch sees the scans of each dataset of a list: 2 twice, 0.5 every other epoch; if empty, once."""
     fold: Positive = 1
     """The fold held out for validation, counted from 1; all others are trained on."""
     size: Size = (512, 480)
     """Height and width in pixels to which scans are resized for the network; multiples of 16."""
     readers: Positive = 4
     """Threads of each process that fetch and decode samples ahead of the training."""
+    resident_gb: Annotated[float, Field(ge=0)] = 4.0
+    """Gigabytes of a node's shared memory (/dev/shm) in which decoded scans stay for later epochs; 0 for none."""
+    cache: str = "~/.cache/sonotrain"
+    """Folder on each node's own disk in which shards from S3 stay, for all processes and later runs."""
+    cache_gb: Annotated[float, Field(ge=0)] = 20.0
+    """Gigabytes of shards that it holds at most; 0 reads each sample from S3 anew."""
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """The datasets' places, none where none is set."""
+        return self.uri if isinstance(self.uri, tuple) else (self.uri,) if self.uri else ()
 
 
 class Augmentation(Branch):

@@ -14,7 +14,7 @@ from data_pipeline import Dataset, Fault
 from trainer.atomic import replacing
 from trainer.config import Config
 from trainer.feasible import check, dataset_of
-from trainer.loop import train_fold
+from trainer.loop import memory_for, train_fold
 from trainer.metrics import MEASURES
 from trainer.processes import World, joined
 from trainer.registry import RegisteredModel, register
@@ -51,7 +51,7 @@ def crossval(config: Config) -> CrossvalSummary:
     dataset = dataset_of(config)
     folds = config.folds or tuple(dataset.folds())
     output = Path(config.output)
-    with joined(config.training.timeout_minutes) as world:
+    with joined(config.training.timeout_minutes) as world, memory_for(config, dataset) as resident:
         each = {fold: config.replace(data__fold=fold, output=str(output / f"fold-{fold}")) for fold in folds}
         for one in each.values():
             check(one, dataset, world.size)
@@ -61,7 +61,7 @@ def crossval(config: Config) -> CrossvalSummary:
             for fold, one in each.items():
                 if world.leads:
                     print(f"holding out fold {fold} (of {', '.join(map(str, folds))})", flush=True)
-                results[fold] = train_fold(one, dataset, world, parent=run.id)
+                results[fold] = train_fold(one, dataset, world, resident, parent=run.id)
             summary = world.tell(_summarised(output, results, config, run) if world.leads else None)
         except BaseException:
             run.finish("FAILED")

@@ -23,6 +23,9 @@ log = logging.getLogger("sonotrain")
 EVERY_STEPS = 10
 """Steps whose mean is one point. Only then are the values reduced over ranks and read from the device."""
 
+TROUBLE = ("retries", "timeouts", "throttled", "damaged")
+"""Counters of reading that a person should hear of."""
+
 
 class Curves:
     """Collects what steps measured. Every rank has one; rank 0's writes."""
@@ -34,6 +37,7 @@ class Curves:
         self._world = world
         self._sum: Tensor | None = None
         self._count = 0
+        self._trouble: dict[str, int] = {}
         if world.leads:
             _forget_after(path, done_steps)
 
@@ -69,6 +73,15 @@ class Curves:
         """Write a validation's means."""
         means = {name: getattr(summary, name).mean for name in ("dsc", "precision", "recall", "jaccard", "rmse")}
         self._write({f"validation/{name}": mean for name, mean in means.items() if mean is not None}, step)
+
+    def data(self, counters: Mapping[str, float], step: int) -> None:
+        """Write what reading has come to since this process began; tell on the terminal what went wrong with it."""
+        self._write({f"data/{name}": value for name, value in counters.items()}, step)
+        if trouble := {
+            name: int(counters[name]) for name in TROUBLE if counters.get(name, 0) > self._trouble.get(name, 0)
+        }:
+            self._trouble.update(trouble)
+            log.warning("reading: %s so far", ", ".join(f"{count} {name}" for name, count in trouble.items()))
 
     def _write(self, values: Mapping[str, float], step: int) -> None:
         if not self._world.leads:

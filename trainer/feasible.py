@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from data_pipeline import Dataset, WrongCall, open_dataset
+from dataclasses import replace
+from pathlib import Path
+
+from data_pipeline import Dataset, NodeCache, WrongCall, open_datasets
 from trainer.config import Config
 from trainer.networks import logit_map_side
 
@@ -11,11 +14,19 @@ HALVINGS = 4
 """How often the UNet halves a scan on its way down."""
 
 
+GIGABYTE = 10**9
+
+
 def dataset_of(config: Config) -> Dataset:
-    """The dataset that data.uri names. Raises WrongCall where it names none."""
-    if not config.data.uri:
+    """The datasets that data.uri names as one, S3's with this node's cache. Raises WrongCall where it names none."""
+    data = config.data
+    if not data.uris:
         raise WrongCall("data.uri is not set: add data.uri=PATH or data.uri=s3://BUCKET/PREFIX of an ingested dataset")
-    return open_dataset(config.data.uri)
+    dataset = open_datasets(data.uris, data.weights)
+    remote = any(uri.startswith("s3://") for uri in data.uris)
+    if not remote or not data.cache_gb:
+        return dataset
+    return replace(dataset, cache=NodeCache(Path(data.cache).expanduser(), int(data.cache_gb * GIGABYTE)))
 
 
 def check(config: Config, dataset: Dataset, world_size: int) -> None:

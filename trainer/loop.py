@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from data_pipeline import Batch, Dataset, augment, plan_epoch, stream_batches, stream_scans
+from data_pipeline import Batch, Dataset, Resident, augment, plan_epoch, resident_scans, stream_batches, stream_scans
 from trainer import checkpoint
 from trainer.config import Config
 from trainer.curves import Curves
 from trainer.engines import Engines, start_engines
 from trainer.evaluate import evaluate, write_csv
-from trainer.feasible import check, dataset_of
+from trainer.feasible import GIGABYTE, check, dataset_of
 from trainer.metrics import ScanScore, summarise
 from trainer.overlay import sheet_of
 from trainer.processes import World, joined
@@ -32,11 +33,18 @@ def train(config: Config) -> TrainingResult:
     Raises WrongCall for a configuration that cannot be trained, before anything is written.
     """
     dataset = dataset_of(config)
-    with joined(config.training.timeout_minutes) as world:
-        return train_fold(config, dataset, world)
+    with joined(config.training.timeout_minutes) as world, memory_for(config, dataset) as resident:
+        return train_fold(config, dataset, world, resident)
 
 
-def train_fold(config: Config, dataset: Dataset, world: World, parent: str | None = None) -> TrainingResult:
+def memory_for(config: Config, dataset: Dataset) -> AbstractContextManager[Resident | None]:
+    """The node's memory for the decoded scans of a run."""
+    return resident_scans(dataset.index, config.data.size, int(config.data.resident_gb * GIGABYTE))
+
+
+def train_fold(
+    config: Config, dataset: Dataset, world: World, resident: Resident | None, parent: str | None = None
+) -> TrainingResult:
     """Train within a job whose processes are joined already. parent is the MLflow run that this one belongs to."""
     check(config, dataset, world.size)
     folder = RunFolder(Path(config.output))
@@ -70,7 +78,8 @@ def train_fold(config: Config, dataset: Dataset, world: World, parent: str | Non
         for epoch in range(progress.epoch, config.training.epochs):
             plan = plan_epoch(dataset.index, learnt_from, config.seed, epoch, config.training.batch)
             places = plan.for_rank(world.size, world.rank)[progress.batch :]
-            for batch in status.waited_for(stream_batches(dataset, places, config.data.size, config.data.readers)):
+            batches_to_come = stream_batches(dataset, places, config.data.size, config.data.readers, resident)
+            for batch in status.waited_for(batches_to_come):
                 engines.set_rates(config.optimizer, progress.step, steps)
                 for losses in _iteration(engines, batch, config, epoch, world.device):
                     curves.add(losses)
@@ -80,6 +89,7 @@ def train_fold(config: Config, dataset: Dataset, world: World, parent: str | Non
                 if _falls_on(progress.step, config.checkpoints.every_steps) and progress.batch < batches:
                     checkpoint.save(folder.checkpoints, engines, progress, config, dataset.index.digest, world)
 
+            curves.data(dataset.counters(), progress.step)
             progress = replace(progress, epoch=epoch + 1, batch=0)
             last = progress.epoch == config.training.epochs
             if last or _falls_on(progress.epoch, config.validation.every_epochs):
