@@ -3,4 +3,4 @@
 import multiprocessing
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["data_pipeline"])
+PROCESSES.set_forkserver_preload(["data_pipeline", "hypothesis", "pytest"])
