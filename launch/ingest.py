@@ -231,8 +231,8 @@ def _tell_of_overruled(overruled: dict[str, int], folds: dict[str, int], tell: C
     if overruled:
         moved = _listed([f"{key} (from {fold} to {folds[key]})" for key, fold in overruled.items()])
         tell(
-            f"official folds overruled for {len(overruled)} scans, whose patient or near-duplicates are mostly in "
-            f"another: {moved}"
+            "official folds overruled where a patient or near-duplicates are in several: all are in the fold that had "
+            f"most of them, {len(overruled)} moved: {moved}"
         )
 
 

@@ -123,8 +123,8 @@ def test_official_folds_give_way_to_near_duplicates_and_say_so(sonotrain: Comman
     expected = {key(number): fold for number, fold in official.items()} | {key(3): 2}
     assert folds_of(index) == expected
     assert told["overruled"] == {key(3): 1}
-    assert "official folds overruled for 1 scans" in ended.output
-    assert f"another: {key(3)} (from 1 to 2)" in ended.output
+    assert "official folds overruled" in ended.output
+    assert f"1 moved: {key(3)} (from 1 to 2)" in ended.output
 
 
 def test_samples_lie_by_fold_and_key_whatever_order_they_were_found_in(sonotrain: Command, scans: Path) -> None:
