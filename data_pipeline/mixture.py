@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -23,8 +24,9 @@ def open_datasets(uris: Sequence[str], weights: Sequence[float] = ()) -> Dataset
         raise WrongCall("no dataset is named")
     if weights and len(weights) != len(uris):
         raise WrongCall(f"{len(weights)} weights are given for {len(uris)} datasets; give one for each")
-    if any(weight <= 0 for weight in weights):
-        raise WrongCall(f"a weight of {min(weights):g} leaves a dataset out; name only those that are to be read")
+    for weight in weights:
+        if not 0 < weight < math.inf:
+            raise WrongCall(f"{weight:g} is no weight, which is above 0; a dataset without one is left out of the list")
     datasets = [open_dataset(uri) for uri in uris]
     for number, dataset in enumerate(datasets):
         if dataset.index.digest in [other.index.digest for other in datasets[:number]]:
