@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 import data_pipeline
-from data_pipeline import Dataset, Fault, open_dataset, plan_epoch, resize_mask, stream_batches, stream_scans
-from data_pipeline.objectstore import FolderStore
+from data_pipeline import Dataset, Fault, NodeCache, Scan, open_dataset, plan_epoch, resize_mask, stream_batches
+from data_pipeline.stream import BATCHES_AHEAD, SHARDS_AHEAD, stream_scans
+from tests.data_pipeline.counting_store import counted
 
 SIZE = (32, 48)
 READERS = (1, 3, 8)
@@ -107,29 +108,47 @@ def test_nothing_asked_for_is_nothing_read(dataset, places):
     assert list(stream_batches(dataset, places[:0], SIZE)) == []
 
 
-class CountingStore(FolderStore):
-    """A folder that counts what is read of it."""
-
-    reads = 0
-
-    def read(self, name, offset=0, length=None):
-        self.reads += 1
-        return super().read(name, offset, length)
+def test_only_what_is_asked_for_is_read(dataset, places, tmp_path):
+    watched, store = counted(dataset, tmp_path / "log")
+    list(stream_batches(watched, places[9:], SIZE, readers=2))
+    assert len(store.noted("read")) == places[9:].size
 
 
-def test_only_what_is_asked_for_is_read(dataset, places):
-    store = CountingStore(Path(dataset.uri))
-    list(stream_batches(replace(dataset, stores=(store,) * 3), places[9:], SIZE, readers=2))
-    assert store.reads == places[9:].size
+@pytest.mark.parametrize("cached", [False, True])
+def test_jumping_to_nine_tenths_of_an_epoch_costs_what_starting_it_costs(packed, tmp_path, cached):
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (300, 400), dtype=np.uint8) for _ in range(180)]
+    equal = [Scan(f"scan-{number:03d}", image, image > 99, "p", "p", "", None) for number, image in enumerate(images)]
+    dataset = packed(equal, "npy")
+    assert len(dataset.index.shards) >= 18
+    places = plan_epoch(dataset.index, None, 0, 0, 2).for_rank(2, 1)
+    begun = BATCHES_AHEAD + 1
+    reads, fetched = [], []
+    for done in (0, 9 * len(places) // 10):
+        watched, store = counted(dataset, tmp_path / f"log-{done}")
+        if cached:
+            watched = replace(watched, cache=NodeCache(tmp_path / f"cache-{done}", 1 << 30))
+        batches = stream_batches(watched, places[done:], SIZE, readers=2)
+        next(batches)
+        assert cached or wait_until(lambda store=store: len(store.noted("read")) == begun)
+        batches.close()
+        reads.append(store.bytes_read())
+        fetched.append(len(store.noted("download")))
+    if cached:
+        assert reads == [0, 0]
+        needed = {dataset.index.samples[position].shard for position in places[:begun].ravel()}
+        assert all(count <= len(needed) + SHARDS_AHEAD + 1 for count in fetched)
+    else:
+        assert reads[1] == reads[0] < 0.04 * sum(sample.length for sample in dataset.index.samples)
 
 
-def test_reading_runs_ahead_of_a_slow_training_and_not_away_from_it(dataset, places):
-    store = CountingStore(Path(dataset.uri))
-    batches = stream_batches(replace(dataset, stores=(store,) * 3), places[:, :1].repeat(6, axis=0), SIZE, readers=2)
+def test_reading_runs_ahead_of_a_slow_training_and_not_away_from_it(dataset, places, tmp_path):
+    watched, store = counted(dataset, tmp_path / "log")
+    batches = stream_batches(watched, places[:, :1].repeat(6, axis=0), SIZE, readers=2)
     next(batches)
-    assert wait_until(lambda: store.reads >= 5)
+    assert wait_until(lambda: len(store.noted("read")) >= 5)
     time.sleep(0.5)
-    assert store.reads < 24, "one batch taken, a few ready, a few in the readers' hands"
+    assert len(store.noted("read")) < 24, "one batch taken, a few ready, a few in the readers' hands"
     batches.close()
 
 
