@@ -310,8 +310,18 @@ def _first_problem(invalid: ValidationError, source: str) -> str:
     if problem["type"] in ("extra_forbidden", "invalid_key"):
         whole = next(_leaves({key: problem["input"]}), (key, None))[0]  # of an unknown branch, a key below it
         return f"{source}: {_unknown(whole)}"
-    named = ".".join(part for part in path if not part.isdigit())
+    named = ".".join(_field_path(path))
     return f"{source}: {named}={problem['input']!r}: {_lower_first(problem['msg'])}{_purpose(named)}"
+
+
+def _field_path(path: Sequence[str]) -> Iterator[str]:
+    """The names of fields that a path begins with; behind them come places in a list and kinds of value."""
+    branch: Any = Config
+    for name in path:
+        if not (isinstance(branch, type) and issubclass(branch, Branch) and name in branch.model_fields):
+            return
+        yield name
+        branch = branch.model_fields[name].annotation
 
 
 def _unknown(key: str) -> str:

@@ -207,6 +207,8 @@ WRONG_VALUES = [
     ("data.size=[true, 512]", "data.size=[True, 512]: input should not be a truth value"),
     ("data.fold=0", "data.fold=0: input should be greater than or equal to 1"),
     ("data.uri=5", "data.uri=5: input should be a valid string"),
+    ("data.uri=[a,5]", "data.uri=['a', 5]: input should be a valid string"),
+    ("data.weights=[1,0]", "data.weights=0: input should be greater than 0"),
     ("folds=[1, 0]", "folds=0: input should be greater than or equal to 1"),
     ("seed=-1", "seed=-1: input should be greater than or equal to 0"),
     ("training=5", "training=5: input should be a valid dictionary"),
