@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 
 import urllib3
@@ -141,4 +142,5 @@ def _reason(failed: boto.SSLError) -> BaseException | None:
 
 
 def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
+    """Without line breaks, and without what an address has before its host: a name and a password."""
+    return re.sub(r"//[^/\s]*@", "//", " ".join(str(text).split()))

@@ -207,7 +207,7 @@ class S3Store:
         silent = None
         if not passes(failed) or (silent := patience.exhausted()) is not None:
             where = urlsplit(self._client.meta.endpoint_url)
-            server = f"{where.scheme}://{where.hostname}" + (f":{where.port}" if where.port else "")
+            server = f"{where.scheme}://{where.netloc.rpartition('@')[2]}"  # without a name and a password
             raise told(failed, self._uri(name), self._bucket, server, silent) from failed
         patience.pause()
         self.counters.add(retries=1, seconds_waiting=patience.waited())
