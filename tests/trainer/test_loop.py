@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from data_pipeline import Dataset
+from data_pipeline import Dataset, Scan
 from tests.trainer.conftest import Ranks
 
 Train = Callable[..., Path]
@@ -65,6 +65,30 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_weights_to_th
         assert expected.keys() == found.keys()
         for name, values in expected.items():
             assert values.tobytes() == found[name].tobytes(), f"{side} {name}"
+
+
+def test_scans_that_stay_in_memory_change_nothing_that_is_learnt(training: Train):
+    runs = {size: training(f"with-{size}", f"data.resident_gb={size}", world=2) for size in (0, 1)}
+    weights = [(run / "checkpoints" / "step-00000010" / "generator.safetensors").read_bytes() for run in runs.values()]
+    assert weights[0] == weights[1]
+    reads = {}
+    for size, run in runs.items():
+        points = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        reads[size] = [point["data/requests"] for point in points if "data/requests" in point]
+    # Rank 0 reads its ten training scans in each epoch; kept, only those of the first, and fill-ups.
+    assert reads[0][1] - reads[0][0] >= reads[1][1] - reads[1][0] + 10
+
+
+def test_several_datasets_are_trained_on_as_often_as_their_weights_say(
+    training: Train, packed: Callable[..., Dataset], scans: Callable[..., list[Scan]]
+):
+    other = packed(scans(12, seed=5))
+    output = training("run", f"data.uri=[{packed(30).uri},{other.uri}]", "data.weights=[0.5,2]")
+    # Of 20 scans half, of 8 scans each twice: 26, in batches of four.
+    assert json.loads((output / "result.json").read_text())["checkpoint"].endswith("step-00000014")
+    judged = [line.split(",")[0] for line in (output / "validation.csv").read_text().splitlines()[1:]]
+    assert len(judged) == len(set(judged)) == 14
+    assert {key.split("/")[0] for key in judged} == {"noise", "noise-2"}
 
 
 def test_the_curves_of_a_run_that_went_on_hold_each_step_once(training: Train):
