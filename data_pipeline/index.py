@@ -123,7 +123,7 @@ def parse_index(text: bytes, uri: str) -> Index:
             and all(s.shard >= 0 and 0 <= s.offset < s.offset + s.length <= shards[s.shard].bytes for s in samples)
             and len({sample.key for sample in samples}) == len(samples) > 0
         )
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as broken:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as broken:
         raise Fault(f"{uri}: {INDEX} is damaged ({type(broken).__name__}: {broken}); ingest again") from broken
     if not sound:
         raise Fault(f"{uri}: {INDEX} does not agree with its own digest; it was changed or damaged, ingest again")

@@ -8,6 +8,7 @@ processes left is used again by a run of the same dataset and size, and removed 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -117,6 +118,7 @@ class Resident:
             if self._full:
                 return
             try:
+                _leave_some_to_others(self._scans)
                 # Written by calls: a store into mapped memory would kill the process where there is no more of it.
                 _write_all(self._scans, image, slot * image.size)
                 _write_all(self._scans, mask, self._images.size + slot * mask.size)
@@ -146,6 +148,13 @@ def _slots(samples: int, slots: int) -> Positions:
     slot_of = np.full(samples, -1)
     slot_of[np.sort(chosen)] = np.arange(slots)
     return slot_of
+
+
+def _leave_some_to_others(descriptor: int) -> None:
+    """Raise OSError where less than a tenth of the file system is free: collective libraries lie there too."""
+    space = os.fstatvfs(descriptor)
+    if 10 * space.f_bavail < space.f_blocks:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _write_all(descriptor: int, pixels: Pixels, offset: int) -> None:

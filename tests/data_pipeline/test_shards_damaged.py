@@ -108,7 +108,7 @@ def test_a_cut_index_is_refused_in_one_line(copied, share):
         open_dataset(str(copied))
 
 
-@pytest.mark.parametrize("text", [b"\xff\xfe", b"index", b"\x00" * 100])
+@pytest.mark.parametrize("text", [b"\xff\xfe", b"index", b"\x00" * 100, b"[" * 100_000])
 def test_an_index_that_is_no_json_is_refused_in_one_line(copied, text):
     (copied / "index.json").write_bytes(text)
     with pytest.raises(Fault, match=rf"^{copied}: index.json is damaged [^\n]*$"):
