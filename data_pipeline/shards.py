@@ -17,7 +17,7 @@ import tarfile
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from data_pipeline.codecs import CODECS, decode, encode_image, encode_mask
 from data_pipeline.faults import Fault, WrongCall
+from data_pipeline.folds import straddling
 from data_pipeline.index import INDEX, Index, Sample, Shard, index_text, parse_index
 from data_pipeline.nodecache import NodeCache
 from data_pipeline.objectstore import Store, open_store
@@ -159,7 +160,8 @@ def require_free(store: Store) -> None:
 def verify_dataset(uri: str, seen: Callable[[Shard], None] = lambda _: None) -> list[str]:
     """Read everything again and say what is wrong, in a line each; an empty list means that it is sound."""
     dataset = open_dataset(uri)
-    wrong = _shared_between_folds(dataset.index.samples)
+    samples = dataset.index.samples
+    wrong = straddling(samples, {sample.key: sample.fold for sample in samples})
     for number, shard in enumerate(dataset.index.shards):
         try:
             data = dataset.stores[number].read(shard.name)
@@ -326,14 +328,3 @@ def _pixels(members: Mapping[str, bytes], part: str, sample: Sample) -> NDArray[
     if pixels is None or pixels.dtype != np.uint8 or pixels.shape != (sample.height, sample.width):
         raise DamagedSample(f"{sample.key}: its {part} is damaged or missing; {TELLS_MORE}")
     return pixels  # type: ignore[no-any-return]
-
-
-def _shared_between_folds(samples: Sequence[Sample]) -> list[str]:
-    wrong = []
-    for kind in ("patient", "group"):
-        home: dict[str, int] = {}
-        for sample in samples:
-            name = getattr(sample, kind)
-            if home.setdefault(name, sample.fold) != sample.fold:
-                wrong.append(f"{kind} {name} is in folds {home[name]} and {sample.fold}")
-    return wrong

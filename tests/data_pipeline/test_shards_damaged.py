@@ -186,8 +186,8 @@ def test_a_patient_or_group_in_two_folds_is_found(scans, tmp_path):
     folds = {"scan-000": 1, "scan-001": 2, "scan-002": 2, "scan-003": 2}
     write_dataset(str(tmp_path), "noise", made, folds, {})
     assert verify_dataset(str(tmp_path)) == [
-        "patient patient-0 is in folds 1 and 2",
-        "group group-scan-000 is in folds 1 and 2",
+        "patient patient-0 is in folds 1 (scan-000) and 2 (scan-001)",
+        "group group-scan-000 is in folds 1 (scan-000) and 2 (scan-003)",
     ]
 
 
