@@ -263,7 +263,7 @@ class _Files(Dataset[Pixels]):
         return (self._folder / name).read_bytes() if self._folder else self._store.read(name)
 
 
-def _open_object(url: str, *_: object, **__: object) -> Any:
+def _open_object(url: str, *options: object, **more: object) -> Any:  # noqa: ARG001 - it is only opened to read
     """An S3 object as webdataset's users open one: the body of a GET."""
     bucket, _, key = url.removeprefix("s3://").partition("/")
     return _client(os.getpid()).get_object(Bucket=bucket, Key=key)["Body"]
