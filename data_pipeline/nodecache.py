@@ -23,7 +23,7 @@ from data_pipeline.faults import Fault
 from data_pipeline.index import Shard
 from data_pipeline.objectstore import Store
 
-LANDING_TIMEOUT = 600.0
+LANDING_TIMEOUT = 120.0
 """Seconds that a process waits for another one which fetches the same shard; then it reads from the store."""
 
 TOUCH_EVERY = 60.0

@@ -80,7 +80,7 @@ class Dataset:
         for store in {store.uri: store for store in self.stores}.values():
             sums.update(store.counters.snapshot())
         if self.cache is not None:
-            sums.update(self.cache.snapshot())
+            sums.update({f"cache_{name}": count for name, count in self.cache.snapshot().items()})
         return dict(sums)
 
     def _read(self, store: Store, shard: Shard, sample: Sample) -> bytes:
@@ -194,7 +194,7 @@ def members_of(data: bytes, key: str) -> dict[str, bytes]:
     while place + BLOCK <= len(data):
         name, _, _ = data[place : place + 100].partition(b"\0")
         size = data[place + 124 : place + 135]
-        if data[place + 156] != ord("0") or not name.startswith(stem) or not size.isdigit():
+        if data[place + 156] != ord("0") or not name.startswith(stem) or not re.fullmatch(rb"[0-7]+", size):
             return _members_by_webdataset(data, key)  # a name too long for its header, or damage, which that names
         begin = place + BLOCK
         length = int(size, 8)

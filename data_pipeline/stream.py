@@ -7,6 +7,7 @@ are, what comes out is the same, in the same order. A batch whose scans are all 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -238,8 +239,9 @@ def _landing(dataset: Dataset, places: Positions) -> Iterator[_Landing]:
 
 
 def _with_cache_for(dataset: Dataset, places: int) -> Dataset:
-    """The dataset without its cache where that is too small for the shards that a rank reads at a time."""
-    working = 2 * places * max(shard.bytes for shard in dataset.index.shards)
+    """The dataset without its cache where that is too small for the shards that a node's ranks read at a time."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as every launcher of such jobs says
+    working = 2 * ranks * places * max(shard.bytes for shard in dataset.index.shards)
     wanted = min(working, sum(shard.bytes for shard in dataset.index.shards))
     if dataset.cache is None or dataset.cache.holds(wanted):
         return dataset

@@ -23,7 +23,7 @@ log = logging.getLogger("sonotrain")
 EVERY_STEPS = 10
 """Steps whose mean is one point. Only then are the values reduced over ranks and read from the device."""
 
-TROUBLE = ("retries", "timeouts", "throttled", "damaged")
+TROUBLE = ("retries", "timeouts", "throttled", "cache_damaged")
 """Counters of reading that a person should hear of."""
 
 
