@@ -1,10 +1,13 @@
-# make demo | make test | make check: each sets everything up by itself, in .venv, without root.
+# make demo | make test | make check | make peers: each sets everything up by itself, in .venv, without root.
 
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check
+# What `sonotrain bench data` measures beside ours; pyproject.toml says why without what they ask for.
+PEERS := litdata==0.2.76 mosaicml-streaming==0.13.0
+
+.PHONY: demo test check peers
 
 demo: $(READY)
 	$(BIN)/sonotrain demo --out demo
@@ -17,6 +20,10 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+peers: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PEERS)
 
 $(READY): pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { \

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from launch.machine import machine
 
 PACKAGES = ("sonotrain", "torch", "deepspeed", "webdataset", "mlflow", "numpy", "pillow", "opencv-python-headless")
 
@@ -37,18 +36,6 @@ def main() -> None:
         "results": results,
     }
     wanted.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores that may be used, and memory in GiB."""
-    cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
-    return {
-        "cpu": cpu[1] if cpu else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(memory, 1),
-        "python": platform.python_version(),
-    }
 
 
 def _without_paths(value: Any) -> Any:
