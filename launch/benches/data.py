@@ -177,7 +177,7 @@ def require_same(name: str, codec: str, seen: Inspection, truth: dict[str, int])
 
 
 def criteria(rows: dict[Row, Measured]) -> dict[str, Any]:
-    """What ours promises, each as a ratio of rates within rounds, beside what is wanted; None where not measured."""
+    """What ours promises: ratios of rates within rounds beside what is wanted, who is ahead, what memory it takes."""
 
     def ratio(above: Row, below: Row, epoch: str) -> Estimate | None:
         if above not in rows or below not in rows:
@@ -215,6 +215,10 @@ def criteria(rows: dict[Row, Measured]) -> dict[str, Any]:
             if found is not None
         ],
         "peers ahead": ahead,
+        "peak bytes of streaming, nothing kept": {
+            "a quarter of the scans": rows[Row(OURS, "png")].peak_quarter,
+            "all scans": rows[Row(OURS, "png")].peak,
+        },
     }
 
 
