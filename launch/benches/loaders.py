@@ -162,6 +162,8 @@ class WebDataset:
         import webdataset as wds
 
         wds.gopen_schemes["s3"] = _open_object
+        if reading.remote:
+            _client(os.getpid())  # as others too have theirs when they have opened a set
         shards = [f"{reading.uri}/{path.name}" for path in sorted(reading.folder.glob("*.tar"))]
         # A worker without a shard is no error where shards are few.
         dataset = wds.WebDataset(shards, shardshuffle=len(shards), seed=0, empty_check=False)
