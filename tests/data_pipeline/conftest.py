@@ -1,7 +1,9 @@
-"""Small folders of phantoms in the layouts of public sets."""
+"""Small folders of phantoms in the layouts of public sets, and file systems that are soon full."""
 
 import csv
-from collections.abc import Iterator
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +185,20 @@ def _with_lesion(count: int) -> Iterator[Scan]:
         if scan.label != "normal":
             found += 1
             yield scan
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A factory of an empty file system in memory, of a size as mount has it. Skips where none may be mounted."""
+    place = tmp_path / "mounted"
+
+    def mount(size: str) -> Path:
+        place.mkdir()
+        call = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+        if os.getuid() or subprocess.run(call, check=False, capture_output=True).returncode:
+            pytest.skip("only root may mount a file system")
+        return place
+
+    yield mount
+    if place.is_mount():
+        subprocess.run(["umount", "-l", str(place)], check=True)

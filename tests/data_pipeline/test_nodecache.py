@@ -4,7 +4,6 @@ import pickle
 import resource
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -338,15 +337,9 @@ def test_a_store_that_has_lost_a_shard_is_named(packed_once, folder, made, tmp_p
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def small_disk(mounted):
     """A file system of three megabytes."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)]
-    if os.getuid() or subprocess.run(mounted, check=False, capture_output=True).returncode:
-        pytest.skip("only root may mount a file system")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    return mounted("3m")
 
 
 def assert_streams_with_one_warning(dataset: Dataset, folder: Path, made: list[Scan], reason: str, caplog) -> None:

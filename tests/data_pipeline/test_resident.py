@@ -2,7 +2,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import tempfile
 import threading
 import time
@@ -191,15 +190,9 @@ def test_a_budget_for_no_scan_makes_nothing(dataset, memory, budget):
 
 
 @pytest.fixture
-def small_memory(tmp_path):
+def small_memory(mounted):
     """Shared memory of 240 KiB."""
-    place = tmp_path / "memory"
-    place.mkdir()
-    mounted = ["mount", "-t", "tmpfs", "-o", "size=240k", "tmpfs", str(place)]
-    if os.getuid() or subprocess.run(mounted, check=False, capture_output=True).returncode:
-        pytest.skip("only root may mount a file system")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    return mounted("240k")
 
 
 def test_memory_that_is_full_is_told_once_and_keeps_what_it_has(dataset, small_memory, expected, caplog, tmp_path):
