@@ -13,7 +13,7 @@ import fcntl
 import logging
 import os
 import shutil
-import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -79,21 +79,22 @@ class Resident:
     def __init__(self, folder: Path, index: Index, size: tuple[int, int], slots: int) -> None:
         """Open or make the files of `slots` scans. Raises OSError where that cannot be."""
         folder.mkdir(mode=0o700, exist_ok=True)
-        with ExitStack() as opened:
-            fcntl.flock(_open_file(folder / "users", opened), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with ExitStack() as opened, ExitStack() as used:
+            fcntl.flock(_open_file(folder / "users", used), fcntl.LOCK_SH | fcntl.LOCK_NB)
             self._scans = _open_file(folder / "scans", opened)
             self._there = _open_file(folder / "there", opened)
             if not os.fstat(self._scans).st_size:  # a process was killed while it removed the folder
                 os.ftruncate(self._there, 0)
             os.ftruncate(self._scans, slots * 2 * size[0] * size[1])
             os.posix_fallocate(self._there, 0, slots)
-            self._files = opened.pop_all()
+            self._used = used.pop_all()
+            # Not closed before the last thread has let go of them: the number may be another file's by then.
+            weakref.finalize(self, opened.pop_all().close)
         shape = (slots, 1, *size)
         self._images: Pixels = np.asarray(np.memmap(folder / "scans", np.uint8, "r", 0, shape))
         self._masks: Pixels = np.asarray(np.memmap(folder / "scans", np.uint8, "r", self._images.size, shape))
         self._present: Pixels = np.asarray(np.memmap(folder / "there", np.uint8, "r", 0, (slots,)))
         self._slot_of = _slots(len(index.samples), slots)
-        self._writing = threading.Lock()
         self._full = False
 
     def holds(self, positions: Positions) -> NDArray[np.bool_]:
@@ -112,26 +113,22 @@ class Resident:
     def put(self, position: int, image: Pixels, mask: Pixels) -> None:
         """Keep a scan [H, W], if there is a place for it. Memory that is full keeps what it has."""
         slot = int(self._slot_of[position])
-        if slot < 0:
+        if slot < 0 or self._full:
             return
-        with self._writing:  # which close() waits for: a closed file's number may be another file's by then
-            if self._full:
-                return
-            try:
-                _leave_some_to_others(self._scans)
-                # Written by calls: a store into mapped memory would kill the process where there is no more of it.
-                _write_all(self._scans, image, slot * image.size)
-                _write_all(self._scans, mask, self._images.size + slot * mask.size)
-                os.pwrite(self._there, b"\1", slot)
-            except OSError as failed:
-                self._full = True
-                _log.warning("no more scans are kept in memory: %s", failed.strerror)
+        try:
+            _leave_some_to_others(self._scans)
+            # Written by calls: a store into mapped memory would kill the process where there is no more of it.
+            _write_all(self._scans, image, slot * image.size)
+            _write_all(self._scans, mask, self._images.size + slot * mask.size)
+            os.pwrite(self._there, b"\1", slot)
+        except OSError as failed:
+            self._full = True
+            _log.warning("no more scans are kept in memory: %s", failed.strerror)
 
     def close(self) -> None:
         """Leave the memory to others; what is still put there is not kept."""
-        with self._writing:
-            self._full = True
-            self._files.close()
+        self._full = True
+        self._used.close()
 
 
 def _open_file(path: Path, opened: ExitStack) -> int:
@@ -158,7 +155,7 @@ def _leave_some_to_others(descriptor: int) -> None:
 
 
 def _write_all(descriptor: int, pixels: Pixels, offset: int) -> None:
-    data = memoryview(pixels.tobytes())
+    data = np.ascontiguousarray(pixels).data.cast("B")
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written
