@@ -23,6 +23,9 @@ Layout = Annotated[
     str, typer.Argument(metavar="LAYOUT", help="bus_bra, breast_lesions_usg, busi, bus_uclm, stu, folder or dicom.")
 ]
 Source = Annotated[Path, typer.Argument(metavar="SRC", help="The folder of scans, as published.")]
+Codec = Annotated[
+    Literal["png", "npy"], typer.Option(help="Images as png (half the bytes, decoded once a run) or npy (read faster).")
+]
 Destination = Annotated[str, typer.Argument(metavar="DEST", help="The dataset: a path or s3://bucket/prefix.")]
 
 
@@ -46,10 +49,7 @@ def ingest(
             help="Take the folds from a table with columns key and fold, or nnU-Net's splits_final.json.",
         ),
     ] = None,
-    codec: Annotated[
-        Literal["png", "npy"],
-        typer.Option(help="Images as png (half the bytes, decoded once a run) or npy (read faster)."),
-    ] = "png",
+    codec: Codec = "png",
     shard_mb: Annotated[int, typer.Option(metavar="N", min=1, help="Megabytes of a shard.")] = 32,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first scan that cannot be used.")] = False,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="The dataset's name; if not given, LAYOUT.")] = None,
@@ -117,10 +117,7 @@ def phantom(
     size: Annotated[str, typer.Option(metavar="HxW", help="Height and width in pixels.")],
     seed: Annotated[int, typer.Option(metavar="S", min=0, help="Other seeds give other scans.")] = 0,
     folds: Annotated[int, typer.Option(metavar="N", min=2, help="Divide into N folds.")] = 5,
-    codec: Annotated[
-        Literal["png", "npy"],
-        typer.Option(help="Images as png (half the bytes, decoded once a run) or npy (read faster)."),
-    ] = "png",
+    codec: Codec = "png",
     shard_mb: Annotated[int, typer.Option(metavar="N", min=1, help="Megabytes of a shard.")] = 32,
     json: JsonFile = None,
 ) -> None:
