@@ -181,7 +181,8 @@ def test_order_without_a_file_prints_a_key_a_line(sonotrain: Command, dataset: P
     call = ["data", "order", dataset, "--seed", 0, "--epoch", 0, "--global-batch", 6, "--world", 1, "--rank", 0]
     lines = sonotrain(*call).output.splitlines()
     assert sorted(lines[:12]) == [f"phantom-{number:05d}" for number in range(12)]
-    assert lines[12:] == ["12 scans of rank 0 of 1 in epoch 0, above"]
+    assert lines[12].startswith("neighbours in a shard are ")
+    assert lines[13:] == ["12 scans of rank 0 of 1 in epoch 0, above"]
 
 
 @pytest.mark.parametrize(
