@@ -368,7 +368,8 @@ def test_a_server_that_gives_no_byte_ends_in_one_line_within_the_patience(
     """And at most one pause more."""
     store.put("x", source)
     proxy = through(*[fault] * 1000)
-    with one_line(Fault, rf"^{store.uri}/x: no connection to {proxy.endpoint} for [2-7] s; is the server up", within=10):
+    told = rf"^{store.uri}/x: no connection to {proxy.endpoint} for [2-7] s; is the server up"
+    with one_line(Fault, told, within=10):
         S3Store(store.uri, patience=2).read("x")
     assert 3 < proxy.connections < 20
 
