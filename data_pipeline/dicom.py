@@ -226,7 +226,7 @@ def _require_decodable(header: Dataset) -> None:
         raise UnreadableImage("does not name its transfer syntax")
     try:
         available = get_decoder(syntax).is_available
-    except NotImplementedError:
+    except NotImplementedError:  # how pydicom says that it knows no such syntax
         available = False
     if not available:
         raise UnreadableImage(_no_decoder(syntax))
