@@ -110,30 +110,46 @@ class Augmentation(Branch):
 class Network(Branch):
     """The generator: the network that outlines lesions."""
 
-    name: Literal["unet"] = "unet"
-    """Which network, by its name in the paper's Table 1."""
-    widths: Annotated[tuple[Positive, ...], Field(min_length=5, max_length=5)] = (64, 128, 256, 512, 1024)
-    """Channels of each level, finest first."""
+    name: Literal["unet", "deepres", "msunet", "unetpp", "segnet", "attunet", "u2net", "unet3p"] = "unet"
+    """Which network, by its name in the paper's Table 1; unet is the paper's own."""
+    in_channels: Positive = 1
+    """Channels that the network reads; a scan's gray values are repeated in each."""
+    widths: Annotated[tuple[Positive, ...], Field(min_length=2)] = (64, 128, 256, 512, 1024)
+    """Channels of each level of unet, finest first; their number is its depth."""
+    norm: Literal["batch", "sync_batch", "instance", "group"] = "batch"
+    """Norm of unet's levels: over the batch of each process, over that of all, over each scan, or over groups of 8."""
 
 
 class Discriminators(Branch):
-    """The four critics, one for each supervised decoder stage, without shared weights."""
+    """The critics, one for each supervised decoder stage, without shared weights."""
 
     widths: Annotated[tuple[Positive, ...], Field(min_length=4, max_length=4)] = (64, 128, 256, 512)
     """Channels of the first four convolutions; the fifth gives one logit map."""
     strides: Annotated[tuple[Positive, ...], Field(min_length=5, max_length=5)] = (2, 2, 2, 2, 2)
     """Strides of the five convolutions; smaller ones let smaller scans be trained on."""
+    input: Literal["mask", "image_x_mask"] = "mask"
+    """What they judge: the mask alone, as Eq. 2 has it, or the scan's gray values inside it."""
 
 
 class Objective(Branch):
-    """The weights of Eq. 1, finest stage first."""
+    """Eq. 1 and Eq. 2: weights, finest stage first, and what the paper leaves open."""
 
+    stages: Annotated[int, Field(ge=1, le=4)] = 4
+    """How many decoder stages, counted from the finest, are supervised: the paper's Stage I to IV."""
     alpha: FourWeights = (1.0, 0.1, 0.1, 0.1)
     """Weight of each stage's Dice loss."""
     beta: FourWeights = (0.05, 0.05, 0.05, 0.05)
-    """Weight of each stage's adversarial loss."""
+    """Weight of each stage's adversarial loss; zero at every supervised stage trains without discriminators."""
+    beta_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which beta rises from zero, so that the generator can outline something before it is judged."""
     truth: Literal["stage", "full"] = "stage"
     """Compare each stage at its own resolution (the mask is resampled) or at full (the map is enlarged)."""
+    adversarial: Literal["minimax", "non_saturating"] = "minimax"
+    """The generator's part: log(1 - D), as Eq. 1 has it, or -log D, whose gradient does not fade while D wins."""
+    smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """What the discriminators' target for a true mask lacks of 1 (one-sided label smoothing)."""
+    noise: Annotated[float, Field(ge=0)] = 0.0
+    """Standard deviation of noise on all that the discriminators see, equal for truth and map."""
 
 
 class Optimizer(Branch):
@@ -143,10 +159,18 @@ class Optimizer(Branch):
     """Learning rate of the generator."""
     discriminator_rate: Annotated[float, Field(gt=0)] = 1e-4
     """Learning rate of the discriminators."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """How both rates go on over the run: as they are, or down to zero along a cosine."""
+    rate_scaling: Literal["none", "linear", "square_root"] = "none"
+    """How both rates grow with the global batch: not, with training.batch / rates_for_batch, or with its root."""
+    rates_for_batch: Positive = 4
+    """Global batch at which the rates are meant, where they are scaled."""
+    schedule: Literal["constant", "cosine", "polynomial"] = "constant"
+    """How both rates go on over the run: as they are, or down to zero along a cosine or a power of what is left."""
+    power: Annotated[float, Field(gt=0)] = 0.9
+    """Exponent of the polynomial schedule."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which both rates rise from zero."""
+    clip: Annotated[float, Field(ge=0)] = 0.0
+    """Largest norm of each side's gradient, to which a larger one is shortened; 0 for any."""
 
 
 class Training(Branch):
@@ -154,18 +178,26 @@ class Training(Branch):
 
     epochs: Positive = 100
     """Times that every training scan is seen."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Validations without a better DSC after which the run ends early; 0 for never."""
     batch: Positive = 4
     """Scans of one iteration over all processes together (the global batch)."""
     accumulation: Positive = 1
     """Pieces in which a process works through its share of the global batch."""
-    generator_zero: Literal[0, 1, 2] = 0
-    """ZeRO stage of the generator's engine: what its processes share out (nothing, moments, gradients too)."""
+    generator_zero: Literal[0, 1, 2, 3] = 0
+    """ZeRO stage of the generator's engine: what its processes share out (nothing, moments, gradients, weights too)."""
     discriminator_zero: Literal[0, 1, 2] = 0
     """ZeRO stage of the discriminators' engine."""
-    precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    """Arithmetic of the networks: fp32, bf16 autocast, or bf16 where the hardware computes it."""
+    precision: Literal["fp32", "tf32", "bf16", "auto"] = "fp32"
+    """Arithmetic of the networks: fp32, on GPUs TF32 inside it, bf16 autocast, or bf16 where the hardware has it."""
     channels_last: bool = False
     """Keep activations with channels innermost, which GPUs and CPUs with AVX-512 compute faster."""
+    compile: bool = False
+    """Compile both networks with torch.compile, which takes minutes at the start."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay a step of a running average of the generator, which is then what is judged and kept; 0 for none."""
+    skips: Positive = 10
+    """Steps in a row with a loss or gradient that is not finite, all skipped, after which the run ends."""
     timeout_minutes: Annotated[float, Field(gt=0)] = 10.0
     """Minutes after which a process that waits for the others in vain ends the run."""
 
@@ -177,15 +209,23 @@ class Checkpoints(Branch):
     """Steps between checkpoints inside an epoch, 0 for none; one is written at each epoch's end in any case."""
     keep: Positive = 2
     """How many of the newest are kept, beside the best."""
+    mirror: str = ""
+    """A path or s3://bucket/prefix to which each checkpoint is copied, and from which a new machine goes on."""
 
 
 class Validation(Branch):
-    """How the held-out fold is judged."""
+    """How the held-out fold is judged, and the network used from then on."""
 
     every_epochs: Positive = 1
     """Epochs between validations; the last epoch is always followed by one."""
     batch: Positive = 8
     """Scans that the network sees at once."""
+    flips: bool = False
+    """Average the probabilities of each scan and of its left-right mirror image."""
+    largest_component: bool = False
+    """Keep only the largest connected part of what is marked."""
+    threshold: Literal["half", "chosen"] = "half"
+    """Probability from which a pixel is lesion: 0.5, or the one with the best mean DSC on the held-out fold."""
 
 
 class Tracking(Branch):
@@ -194,7 +234,9 @@ class Tracking(Branch):
     experiment: str = "sonotrain"
     """Name of the MLflow experiment."""
     model: str = "breast-ultrasound-segmenter"
-    """Name under which `crossval` registers the best fold's network."""
+    """Name under which `crossval` registers a network."""
+    registers: Literal["best_fold", "ensemble"] = "best_fold"
+    """Which one: that of the best fold, or all folds' networks as one model."""
 
 
 class Config(Branch):
