@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -13,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from data_pipeline import WrongCall
+from trainer.sources import float_of, read_tree
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -263,7 +262,7 @@ class Config(Branch):
         """A copy with other values, named with two underscores for a dot: replace(data__fold=2)."""
         tree = self.model_dump()
         for key, value in changes.items():
-            _set(tree, key.split("__"), value)
+            set_key(tree, key.replace("__", "."), value)
         return Config.model_validate(tree)
 
     def flat(self) -> dict[str, Any]:
@@ -274,10 +273,17 @@ class Config(Branch):
 def load_config(source: str, changes: Sequence[str] = ()) -> Config:
     """The configuration of a preset's name or a YAML file, with `key=value` changes applied in order.
 
-    Raises WrongCall for a name that is neither, an unknown key (with the nearest valid one) and a value
-    of the wrong type or out of its range.
+    Raises WrongCall for a name that is neither, an unknown key (with the nearest valid one), a value of the wrong
+    type or out of its range, and a study, which is several configurations.
     """
-    tree = _read_tree(source)
+    tree = read_tree(source)
+    if "variants" in tree:
+        raise WrongCall(f"{source} is a study of several variants; carry it out with sonotrain crossval {source}")
+    return config_of(changed(tree, changes), source)
+
+
+def changed(tree: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """The tree after `key=value` changes in order. Raises WrongCall for a change that cannot be read."""
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
@@ -286,17 +292,16 @@ def load_config(source: str, changes: Sequence[str] = ()) -> Config:
             value = yaml.safe_load(text)
         except yaml.YAMLError as broken:
             raise WrongCall(f"{key}: {text!r} cannot be read as a value") from broken
-        _set(tree, key.split("."), _float_of(value))
+        set_key(tree, key, float_of(value))
+    return tree
+
+
+def config_of(tree: dict[str, Any], source: str) -> Config:
+    """A tree as a configuration. Raises WrongCall, beginning with the source, for the first thing wrong with it."""
     try:
         return Config.model_validate(tree)
     except ValidationError as invalid:
         raise WrongCall(_first_problem(invalid, source)) from invalid
-
-
-def presets() -> list[str]:
-    """Names of the configurations that come with sonotrain."""
-    folder = resources.files("trainer") / "presets"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def keys() -> list[str]:
@@ -304,35 +309,14 @@ def keys() -> list[str]:
     return [key for key, _ in _leaves(Config().model_dump(mode="json"))]
 
 
-def _read_tree(source: str) -> dict[str, Any]:
-    if source in presets():
-        text = (resources.files("trainer") / "presets" / f"{source}.yaml").read_text(encoding="utf-8")
-    elif Path(source).is_file():
-        try:
-            text = Path(source).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as unreadable:
-            raise WrongCall(f"{source}: not readable as text") from unreadable
-    else:
-        raise WrongCall(f"{source}: neither a file nor a preset; the presets are {', '.join(presets())}")
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as broken:
-        where = getattr(broken, "problem_mark", None)
-        raise WrongCall(f"{source}: not readable as YAML{f', line {where.line + 1}' if where else ''}") from broken
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise WrongCall(f"{source}: holds no configuration, which is a map of keys to values")
-    return _floats_of(tree)
-
-
-def _set(tree: dict[str, Any], path: Sequence[str], value: object) -> None:
-    *branches, leaf = path
+def set_key(tree: dict[str, Any], key: str, value: object) -> None:
+    """Give a dotted key of the tree another value. Raises WrongCall where the key leads below a value."""
+    *branches, leaf = key.split(".")
     for name in branches:
         if tree.get(name) is None:  # not there, or there with nothing below it
             tree[name] = {}
         if not isinstance(tree[name], dict):
-            raise WrongCall(_unknown(".".join(path)))
+            raise WrongCall(_unknown(key))
         tree = tree[name]
     tree[leaf] = value
 
@@ -386,19 +370,3 @@ def _purpose(key: str) -> str:
 
 def _lower_first(text: str) -> str:
     return text[:1].lower() + text[1:]
-
-
-def _floats_of(tree: dict[str, Any]) -> dict[str, Any]:
-    return {key: _floats_of(value) if isinstance(value, dict) else _float_of(value) for key, value in tree.items()}
-
-
-def _float_of(value: object) -> object:
-    """YAML 1.1 reads 1e-4 as text; a person means the number."""
-    if isinstance(value, list):
-        return [_float_of(item) for item in value]
-    if isinstance(value, str) and "e" in value.lower():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value

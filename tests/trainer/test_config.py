@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from data_pipeline import WrongCall, augment
-from trainer.config import Augmentation, Branch, Config, keys, load_config, presets
+from trainer.config import Augmentation, Branch, Config, keys, load_config
+from trainer.sources import presets, studies
 
 
 @pytest.fixture
@@ -45,7 +46,10 @@ def test_every_preset_loads(name):
 def test_the_presets_are_named_where_a_name_is_neither_one_nor_a_file(tmp_path):
     assert {"paper", "quick"} <= set(presets())
     for name in ("papper", str(tmp_path), str(tmp_path / "no.yaml")):
-        assert problem(name) == f"{name}: neither a file nor a preset; the presets are {', '.join(presets())}"
+        assert problem(name) == (
+            f"{name}: neither a file nor a preset; the presets are {', '.join(presets())}; "
+            f"the studies, for crossval, are {', '.join(studies())}"
+        )
 
 
 def test_the_preset_paper_has_the_papers_values():
