@@ -1,36 +1,70 @@
 """The paper's UNet: five levels, and a head at each of the four decoder stages.
 
-Ronneberger et al. (2015) in the layout of the authors' code: two 3x3 convolutions with batch norm to a level,
-2x2 max pooling down, 2x2 transposed convolutions up. 31,042,369 parameters with one head and one input channel.
+Ronneberger et al. (2015) in the layout of the paper's released code: two 3x3 convolutions with batch norm to a
+level, 2x2 max pooling down, 2x2 transposed convolutions up. 31,042,369 parameters with one head and one input
+channel.
 
-A registered model carries this file with it, so it rests on torch alone.
+A registered model carries this file with it, so it rests on torch, `blocks` and `synchronised` alone.
 """
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from trainer.networks.blocks import Network, Norm, TwoConvolutions
+from trainer.networks.synchronised import SynchronisedBatchNorm
 
-class UNet(nn.Module):
-    """Scans [B, in_channels, H, W], H and W multiples of 16, to logits of the decoder stages, finest first.
 
-    Stage n (from 1) has logits [B, 1, H / 2^(n-1), W / 2^(n-1)]. widths are the levels' channels, finest
-    first; heads is how many stages, counted from the finest, have a head.
+def grouped_norm(width: int) -> nn.GroupNorm:
+    """Group norm (Wu and He, 2018) in groups of 16 channels, or of 8, 4, 2 or 1 where 16 does not divide them."""
+    return nn.GroupNorm(width // math.gcd(width, 16), width)
+
+
+NORMS: dict[str, Norm] = {
+    "batch": nn.BatchNorm2d,
+    "sync_batch": SynchronisedBatchNorm,
+    "instance": partial(nn.InstanceNorm2d, affine=True),
+    "group": grouped_norm,
+}
+
+
+class UNet(Network):
+    """Scans to logits of the decoder stages, finest first: stage n (from 1) has [B, 1, H / 2^(n-1), W / 2^(n-1)].
+
+    widths are the levels' channels, finest first, two levels or more; heads is how many stages, counted from the
+    finest, have a head. Raises ValueError for settings that no UNet has.
     """
 
-    def __init__(self, in_channels: int = 1, widths: Sequence[int] = (64, 128, 256, 512, 1024), heads: int = 4) -> None:
+    stages = 4
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        widths: Sequence[int] = (64, 128, 256, 512, 1024),
+        heads: int = 4,
+        norm: Literal["batch", "sync_batch", "instance", "group"] = "batch",
+    ) -> None:
         super().__init__()
         levels = list(widths)
-        self.down = nn.ModuleList(
-            TwoConvolutions(before, width) for before, width in zip([in_channels, *levels], levels, strict=False)
-        )
+        if len(levels) < 2:
+            raise ValueError(f"widths {levels}: expected two levels or more")
+        self.require_heads(heads, min(self.stages, len(levels) - 1))
+        if norm not in NORMS:
+            raise ValueError(f"norm {norm}: expected one of {', '.join(NORMS)}")
+        self.multiple = 2 ** (len(levels) - 1)
+        # Instance norm takes away any constant that a convolution adds to a channel.
+        block = partial(TwoConvolutions, norm=NORMS[norm], bias=norm != "instance")
+        self.down = nn.ModuleList(block(before, width) for before, width in pairwise([in_channels, *levels]))
         self.pool = nn.MaxPool2d(2)
         self.rise = nn.ModuleList(
             nn.ConvTranspose2d(below, width, kernel_size=2, stride=2) for width, below in pairwise(levels)
         )
-        self.up = nn.ModuleList(TwoConvolutions(2 * width, width) for width in levels[:-1])
+        self.up = nn.ModuleList(block(2 * width, width) for width in levels[:-1])
         self.heads = nn.ModuleList(nn.Conv2d(width, 1, kernel_size=1) for width in levels[:heads])
 
     def forward(self, scans: Tensor) -> list[Tensor]:
@@ -47,17 +81,3 @@ class UNet(nn.Module):
             if stage < len(self.heads):
                 logits.insert(0, self.heads[stage](features))
         return logits
-
-
-class TwoConvolutions(nn.Sequential):
-    """Twice: 3x3 convolution, batch norm, ReLU; the size stays."""
-
-    def __init__(self, before: int, width: int) -> None:
-        super().__init__(
-            nn.Conv2d(before, width, kernel_size=3, padding=1),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, kernel_size=3, padding=1),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-        )
