@@ -16,8 +16,8 @@ from typing import Any
 from data_pipeline import Fault, WrongCall
 from trainer import networks
 from trainer.run_folder import RunFolder
-from trainer.serving.package import DESCRIPTION, INSIDE, WEIGHTS, package_model
-from trainer.serving.segmenter import load_segmenter
+from trainer.serving.opening import DESCRIPTION, WEIGHTS, load_segmenter, member_folders, read_description
+from trainer.serving.package import INSIDE, package_model
 from trainer.tracking import import_mlflow, root_of, without_credentials
 
 _LOGGED_NAME = "segmenter"
@@ -51,14 +51,14 @@ class ModelVersion:
 def register(
     model_folder: Path, name: str, alias: str, run_id: str | None, metrics: Mapping[str, float], tags: Mapping[str, str]
 ) -> RegisteredModel:
-    """Make a model folder's network the newest version of `name`, and let `alias` point to it.
+    """Make a model folder's network, or ensemble, the newest version of `name`, and let `alias` point to it.
 
     Metrics become tags of the version beside `tags`, and with a run_id metrics of its logged model. `list_models`
     shows those called `dsc` and `dataset_digest`. The alias is set last, so that it never points to a half. Raises
     WrongCall for a folder that holds no sound model, and Fault when the tracker does not take it.
     """
     _check(model_folder)
-    sha256 = _sha256(model_folder / WEIGHTS)
+    sha256 = _fingerprint(model_folder)
     told = {**tags, **{key: f"{value:.6g}" for key, value in metrics.items()}, _SHA256_TAG: sha256}
     with _tracker(f"{model_folder} was not registered as {name} and stays where it is") as client:
         model_id = _log_model(client, model_folder, run_id, metrics, told)
@@ -88,7 +88,7 @@ def list_models(name: str) -> list[ModelVersion]:
 
 
 def model_folder(model: str, cache: Path) -> Path:
-    """The model folder that a person means: a checkpoint, or a model in the registry, pulled into `cache`.
+    """The model folder that a person means: a checkpoint, an ensemble, or a registered model pulled into `cache`.
 
     A finished training's output folder stands for its last checkpoint. Raises WrongCall for what is none of these.
     """
@@ -97,9 +97,11 @@ def model_folder(model: str, cache: Path) -> Path:
     folder = Path(model)
     if RunFolder(folder).result.is_file():
         folder = Path(RunFolder(folder).read_result().checkpoint)
-    if all((folder / file).is_file() for file in (WEIGHTS, DESCRIPTION)):
+    if (folder / DESCRIPTION).is_file():
         return folder
-    raise WrongCall(f"{model}: no model; expected a checkpoint folder, a finished training's output, or {_FORMS}")
+    raise WrongCall(
+        f"{model}: no model; expected a checkpoint folder, an ensemble's, a finished training's output, or {_FORMS}"
+    )
 
 
 def pull(uri: str, into: Path) -> Path:
@@ -115,7 +117,7 @@ def pull(uri: str, into: Path) -> Path:
         if not folder.exists():
             into.mkdir(parents=True, exist_ok=True)
             _download(source, folder)
-        if _sha256(folder / WEIGHTS) != source.sha256:
+        if _fingerprint(folder) != source.sha256:
             raise Fault(f"{folder}: {WEIGHTS} is not what was registered as {uri}; delete the folder and pull again")
     return folder
 
@@ -218,7 +220,7 @@ def _download(source: _Source, folder: Path) -> None:
     """Beside its place first, and there when it is whole and sound."""
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         fetched = Path(import_mlflow().artifacts.download_artifacts(artifact_uri=source.uri, dst_path=scratch))
-        if _sha256(fetched / WEIGHTS) != source.sha256:
+        if _fingerprint(fetched) != source.sha256:
             raise Fault(f"{source.uri}: {WEIGHTS} is damaged in the tracker's artifact store; register the model again")
         with suppress(OSError):
             fetched.rename(folder)
@@ -258,6 +260,12 @@ def _place() -> str:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"
+
+
+def _fingerprint(folder: Path) -> str:
+    """sha256 of a model's weights; of an ensemble's, that of its members' in order."""
+    each = [_sha256(member / WEIGHTS) for member in member_folders(folder, read_description(folder))]
+    return each[0] if len(each) == 1 else hashlib.sha256(" ".join(each).encode()).hexdigest()
 
 
 def _sha256(file: Path) -> str:

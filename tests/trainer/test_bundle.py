@@ -11,7 +11,14 @@ from trainer import networks
 from trainer.serving import load_segmenter
 from trainer.serving.bundle import bundle_source, join_modules
 
-SEGMENTER = ("data_pipeline.pixels", "trainer.networks.unet", "trainer.serving.segmenter")
+SEGMENTER = (
+    "data_pipeline.pixels",
+    "trainer.networks.unet",
+    "trainer.serving.components",
+    "trainer.serving.segmenter",
+    "trainer.serving.weights",
+    "trainer.serving.opening",
+)
 SERVING = {"torch", "numpy", "PIL", "mlflow", "pandas"}
 
 WITHOUT_THIS_PROJECT = """

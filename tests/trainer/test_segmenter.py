@@ -16,18 +16,23 @@ from trainer.serving import Segmenter, load_segmenter, read_safetensors
 
 
 class Brightness(nn.Module):
-    """Ten times what a pixel is above middle gray as logit, a coarser stage behind it, and notes of how it was run."""
+    """`gain` times what a pixel is above middle gray as logit, a coarser stage behind it, and notes of how it was run.
 
-    def __init__(self):
+    A lean adds its amount to the logits of the left half.
+    """
+
+    def __init__(self, gain=10.0, lean=0.0):
         super().__init__()
-        self.gain = nn.Parameter(torch.tensor(10.0))
+        self.gain = nn.Parameter(torch.tensor(gain))
+        self.lean = lean
         self.batches = []
         self.modes = []
 
     def forward(self, scans):
         self.batches.append(scans)
         self.modes.append((self.training, torch.is_grad_enabled()))
-        finest = self.gain * (scans - 0.5)
+        finest = self.gain * (scans[:, :1] - 0.5)
+        finest[..., : scans.shape[-1] // 2] += self.lean
         return [finest, torch.full_like(F.avg_pool2d(finest, 2), 100.0)]
 
 
@@ -47,7 +52,7 @@ def test_each_image_of_a_mixture_comes_back_at_its_own_size():
     segmenter = Segmenter(Brightness(), (16, 24))
     assert [map.shape for map in segmenter.probabilities(images)] == [image.shape for image in images]
     assert [mask.shape for mask in segmenter.masks(images)] == [image.shape for image in images]
-    assert segmenter.network.batches[0].shape == (4, 1, 16, 24)
+    assert segmenter.members[0].network.batches[0].shape == (4, 1, 16, 24)
 
 
 def test_images_are_resized_for_the_network_and_logits_back():
@@ -87,10 +92,10 @@ def test_a_network_that_fails_keeps_its_mode():
 
 def test_batch_norm_learns_nothing_from_being_used(model_folder):
     segmenter = load_segmenter(model_folder, networks.build)
-    segmenter.network.train()
-    before = {name: value.clone() for name, value in segmenter.network.state_dict().items()}
+    network = segmenter.members[0].network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
     segmenter.masks([noise(64, 48)])
-    assert all(torch.equal(value, before[name]) for name, value in segmenter.network.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 def test_a_pixel_at_the_threshold_is_lesion():
@@ -98,6 +103,92 @@ def test_a_pixel_at_the_threshold_is_lesion():
     high = float(torch.sigmoid(torch.tensor(5.0)))
     assert Segmenter(Brightness(), (2, 2), threshold=high).masks([image])[0].tolist() == [[False, True]] * 2
     assert not Segmenter(Brightness(), (2, 2), threshold=high + 1e-6).masks([image])[0].any()
+
+
+def sigmoid(logit):
+    return 1 / (1 + np.exp(-np.asarray(logit)))
+
+
+def test_with_flips_a_probability_is_the_mean_of_those_of_the_scan_and_its_left_right_mirror():
+    image = np.array([[0, 255, 255, 255], [255, 0, 0, 255]], np.uint8)
+    logits = 10 * (image / 255 - 0.5)
+    left, right = logits + [2, 2, 0, 0], logits + [0, 0, 2, 2]
+    (alone,) = Segmenter(Brightness(lean=2.0), (2, 4)).probabilities([image])
+    (flipped,) = Segmenter(Brightness(lean=2.0), (2, 4), flips=True).probabilities([image])
+    np.testing.assert_allclose(alone, sigmoid(left), rtol=1e-5)
+    np.testing.assert_allclose(flipped, (sigmoid(left) + sigmoid(right)) / 2, rtol=1e-5)
+    assert flipped.dtype == np.float32
+
+
+def test_with_flips_a_mirrored_scan_has_the_mirrored_map_and_one_upside_down_has_not(model_folder):
+    segmenter = load_segmenter(model_folder, networks.build)
+    image = noise(64, 48)
+    with_flips = segmenter.using(flips=True)
+    map, mirrored, upside_down = with_flips.probabilities([image, image[:, ::-1], image[::-1]])
+    np.testing.assert_allclose(mirrored, map[:, ::-1], atol=1e-6)
+    assert np.abs(upside_down - map[::-1]).max() > 1e-3
+    without, without_mirrored = segmenter.probabilities([image, image[:, ::-1]])
+    assert np.abs(without_mirrored - without[:, ::-1]).max() > 1e-3
+
+
+def test_flips_show_the_network_no_more_scans_at_once():
+    network = Brightness()
+    Segmenter(network, (8, 8), flips=True).probabilities([noise(8, 8), noise(9, 9)])
+    assert [len(batch) for batch in network.batches] == [2, 2]
+
+
+def test_with_largest_component_only_the_largest_part_of_a_mask_stays():
+    image = np.zeros((6, 8), np.uint8)
+    image[0:2, 0:2] = image[3:6, 4:8] = 255
+    (whole,) = Segmenter(Brightness(), (6, 8)).masks([image])
+    (largest,) = Segmenter(Brightness(), (6, 8), largest_component=True).masks([image])
+    assert whole.sum() == 4 + 12
+    assert largest.sum() == 12
+    assert largest[3:6, 4:8].all()
+
+
+def test_a_network_of_several_channels_sees_the_gray_scan_in_each():
+    network = Brightness()
+    Segmenter(network, (8, 8), in_channels=3).probabilities([noise(8, 8)])
+    (batch,) = network.batches
+    assert batch.shape == (1, 3, 8, 8)
+    assert torch.equal(batch[:, 0], batch[:, 2])
+    np.testing.assert_allclose(batch[0, 1].numpy(), noise(8, 8) / 255, atol=1e-7)
+
+
+def test_the_same_network_used_otherwise_leaves_the_first_as_it_was():
+    first = Segmenter(Brightness(), (8, 8), 0.25)
+    other = first.using(threshold=0.75, flips=True, largest_component=True)
+    assert (other.threshold, other.flips, other.largest_component) == (0.75, True, True)
+    assert (first.threshold, first.flips, first.largest_component) == (0.25, False, False)
+    kept = other.using(flips=False)
+    assert (kept.threshold, kept.flips, kept.largest_component) == (0.75, False, True)
+    with pytest.raises(ValueError, match="expected a probability"):
+        first.using(threshold=1.5)
+
+
+def test_an_ensemble_of_one_is_that_one_to_the_bit(model_folder):
+    alone = load_segmenter(model_folder, networks.build)
+    images = [noise(64, 48), noise(90, 51)]
+    for one, other in zip(
+        Segmenter.ensemble([alone], 0.5).probabilities(images), alone.probabilities(images), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_ensemble_s_probability_is_the_mean_over_networks_each_at_its_own_size():
+    members = [Segmenter(Brightness(10.0), (8, 8), 0.1), Segmenter(Brightness(-4.0), (4, 6), 0.9, flips=True)]
+    together = Segmenter.ensemble(members, 0.5)
+    images = [noise(8, 8), noise(4, 6), noise(30, 20)]
+    first, second = members[0].probabilities(images), members[1].using(flips=False).probabilities(images)
+    for mean, one, other in zip(together.probabilities(images), first, second, strict=True):
+        np.testing.assert_allclose(mean, (one + other) / 2, atol=1e-6)
+    assert together.threshold == 0.5
+
+
+def test_an_ensemble_without_members_is_refused():
+    with pytest.raises(ValueError, match="without a member"):
+        Segmenter.ensemble([], 0.5)
 
 
 def test_no_images_give_no_maps():
@@ -129,11 +220,12 @@ def test_a_model_folder_gives_the_network_that_was_saved(model_folder):
     described = json.loads((model_folder / "network.json").read_text())
     network = networks.build("unet", **described["settings"]).eval()
     loaded = load_segmenter(model_folder, networks.build)
-    network.load_state_dict(loaded.network.state_dict())
+    network.load_state_dict(loaded.members[0].network.state_dict())
     image = noise(64, 48)
     with torch.no_grad():
         expected = network(torch.from_numpy(image)[None, None] / 255)[0].sigmoid()[0, 0]
-    assert (loaded.size, loaded.threshold) == ((64, 48), 0.5)
+    assert (loaded.members[0].size, loaded.threshold) == ((64, 48), 0.5)
+    assert (loaded.flips, loaded.largest_component) == (False, False)
     np.testing.assert_allclose(loaded.probabilities([image])[0], expected.numpy(), atol=1e-6)
 
 
@@ -153,6 +245,7 @@ def test_a_missing_file_of_a_model_is_named(model_folder, name):
         ('{"network": "unet", "settings": {"depth": 3}, "size": [64, 48], "threshold": 0.5}', "describes no network"),
         ('{"network": "unet", "settings": {}, "size": [64], "threshold": 0.5}', "expected height and width"),
         ('{"network": "unet", "settings": {}, "size": [64, 48], "threshold": null}', "describes no network"),
+        ('{"network": "unet", "settings": {}, "size": [64, 48], "threshold": 0.5, "flips": 1}', "flips 1: expected"),
     ],
 )
 def test_a_description_that_is_none_is_named(model_folder, text, reason):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import symtable
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data_pipeline import Fault
@@ -13,13 +13,17 @@ from data_pipeline import Fault
 _ROOMS = ("data_pipeline", "trainer", "tuning", "launch")
 
 
-def bundle_source(network_module: str) -> str:
-    """Python text with all of a registered model: reading pixels, its network, outlining, and MLflow's entry.
+_OUTLINING = ("components", "segmenter", "weights", "opening", "pyfunc")
 
-    network_module is the dotted name of the network's file. The text needs nothing of this project to run.
-    Raises Fault when these files cannot stand in one.
+
+def bundle_source(*network_modules: str) -> str:
+    """Python text with all of a registered model: reading pixels, its networks, outlining, and MLflow's entry.
+
+    network_modules are the dotted names of the networks' files; what they import of this project comes with them.
+    The text needs nothing of this project to run. Raises Fault when these files cannot stand in one.
     """
-    return join_modules("data_pipeline.pixels", network_module, "trainer.serving.segmenter", "trainer.serving.pyfunc")
+    outlining = (f"trainer.serving.{name}" for name in _OUTLINING)
+    return join_modules("data_pipeline.pixels", *_behind_their_imports(network_modules), *outlining)
 
 
 def join_modules(*names: str) -> str:
@@ -41,6 +45,17 @@ def join_modules(*names: str) -> str:
         kept = [text for line, text in enumerate(source.splitlines(), start=1) if line not in dropped]
         parts.append("\n".join([f"\n# From {name}\n", *kept, ""]))
     return "".join(parts)
+
+
+def _behind_their_imports(names: Iterable[str]) -> list[str]:
+    """Modules and those of this project that they import from, each once and behind what it imports from."""
+    ordered: dict[str, None] = {}
+    for name in names:
+        for node in ast.parse(_source(name)).body:
+            if isinstance(node, ast.ImportFrom) and node.module and _is_own(node):
+                ordered |= dict.fromkeys(_behind_their_imports([node.module]))
+        ordered[name] = None
+    return list(ordered)
 
 
 def _source(name: str) -> str:
