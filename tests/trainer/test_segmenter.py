@@ -112,7 +112,7 @@ def sigmoid(logit):
 def test_with_flips_a_probability_is_the_mean_of_those_of_the_scan_and_its_left_right_mirror():
     image = np.array([[0, 255, 255, 255], [255, 0, 0, 255]], np.uint8)
     logits = 10 * (image / 255 - 0.5)
-    left, right = logits + [2, 2, 0, 0], logits + [0, 0, 2, 2]
+    left, right = logits + np.array([2, 2, 0, 0]), logits + np.array([0, 0, 2, 2])
     (alone,) = Segmenter(Brightness(lean=2.0), (2, 4)).probabilities([image])
     (flipped,) = Segmenter(Brightness(lean=2.0), (2, 4), flips=True).probabilities([image])
     np.testing.assert_allclose(alone, sigmoid(left), rtol=1e-5)
