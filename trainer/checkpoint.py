@@ -1,12 +1,13 @@
-"""Checkpoints: saved, found and loaded, at any world size and ZeRO stage.
+"""Checkpoints: saved off the step's path, found and loaded at any world size and ZeRO stage from 0 to 2.
 
 A checkpoint is a folder `step-00001234`, published by its manifest, which holds the sha256 of every other file
 and is written last. Tensors are safetensors keyed by parameter name, the rest is JSON: nothing executes on
 load, and torch and safetensors alone can read it.
 
     generator.safetensors       parameters and buffers, float32: with network.json, a model to use
-    network.json                how to build the network, and the size and threshold it is used at
-    discriminators.safetensors  the same for the other side
+    network.json                how to build the network, and how it is used
+    generator.live.safetensors  the weights that training goes on from, where the model to use is their average
+    discriminators.safetensors  the same for the other side, where there is one
     *.moments.safetensors       Adam's two moments, `exp_avg/NAME` and `exp_avg_sq/NAME`
     state.json                  where the run stands, and its configuration
     manifest.json
@@ -14,38 +15,56 @@ load, and torch and safetensors alone can read it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
-import re
-import shutil
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from threading import Thread
+from types import TracebackType
 from typing import Any
 
-import torch
-import torch.distributed as dist
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file
 
 from data_pipeline import Fault
+from trainer.checkpoint_files import (
+    NOT_WRITTEN,
+    begin,
+    clear_away,
+    damage,
+    name_of,
+    names,
+    newest,
+    prune,
+    publish,
+)
+from trainer.checkpoint_state import HostCopy, adam_steps, average_buffers, restore, sides_of, tensors_of, whole
+from trainer.config import Checkpoints as Settings
 from trainer.config import Config
 from trainer.engines import Engines
+from trainer.networks.settings import network_settings
 from trainer.processes import World
+
+__all__ = ["Checkpoints", "Progress", "average_buffers", "damage", "network_description", "newest", "whole"]
 
 log = logging.getLogger("sonotrain")
 
-MANIFEST = "manifest.json"
 STATE = "state.json"
 NETWORK = "network.json"
-MOMENTS = ("exp_avg", "exp_avg_sq")
+
+CLOSING = 300.0
+"""Seconds that the end of a run waits for its last checkpoint to be written."""
+
+_WORTH_A_WORD = 1.0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: step counts iterations from the start, batch those of the epoch at hand (from 0)."""
+    """Where a run stands: step counts iterations from the start, batch those of the epoch at hand (from 0).
+
+    threshold is the probability from which a pixel is lesion. Fields are JSON values.
+    """
 
     epoch: int = 0
     batch: int = 0
@@ -53,199 +72,130 @@ class Progress:
     best_dsc: float = -1.0
     best_epoch: int = 0
     best_step: int = 0
+    threshold: float = 0.5
 
 
-def save(folder: Path, engines: Engines, progress: Progress, config: Config, digest: str, world: World) -> None:
-    """Publish a checkpoint below folder and remove older ones, but for the best. Every rank calls it.
+class Checkpoints:
+    """A run's checkpoints. Every rank has one and calls it at the same steps; rank 0's files are those that count."""
 
-    A disk that is full loses this checkpoint with a warning, and neither the run nor the checkpoint before it.
-    """
-    average_buffers(engines.generator.module, world)
-    average_buffers(engines.discriminators.module, world)
-    tensors = {
-        **_tensors("generator", engines.generator),
-        **_tensors("discriminators", engines.discriminators),
-    }
-    if world.leads:
-        target = folder / f"step-{progress.step:08d}"
-        state = {"progress": asdict(progress), "config": config.flat(), "digest": digest}
+    def __init__(self, folder: Path, settings: Settings, world: World) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._world = world
+        self._host = HostCopy(world.device)
+        self._writing: Thread | None = None
+        self._broken: BaseException | None = None
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._wait(CLOSING)
+
+    def save(self, engines: Engines, progress: Progress, config: Config, digest: str) -> None:
+        """Copy what the engines have learnt, and return; a thread of rank 0 writes, and removes older checkpoints.
+
+        It waits where the checkpoint before is still being written. A disk that is full costs this checkpoint, with a
+        warning, and neither the run nor the checkpoint before it.
+        """
+        self._wait()
+        for module in (engines.average, *(engine.module for _, engine, _, _ in sides_of(engines))):
+            if module is not None:
+                average_buffers(module, self._world)
+        tensors: dict[str, dict[str, Any]] = {}
+        for file, name, value in tensors_of(engines):
+            if self._world.leads:
+                tensors.setdefault(file, {})[name] = self._host.of(file, name, value)
+        if not self._world.leads:
+            return
+        state = {
+            "progress": asdict(progress),
+            "config": config.flat(),
+            "digest": digest,
+            "world_size": self._world.size,
+            "adam_steps": adam_steps(engines),
+        }
+        texts = {NETWORK: network_description(config, progress.threshold), STATE: state}
+        self._host.arrived()
+        self._writing = Thread(target=self._write, args=(progress, tensors, texts), name="checkpoint", daemon=True)
+        self._writing.start()
+
+    def load(self, engines: Engines, settle: Callable[[], None]) -> Progress:
+        """Bring the engines to the newest sound checkpoint's state, and give its progress; that of a beginning without.
+
+        A damaged checkpoint is named and passed over. settle takes one iteration on anything: the optimizers' state
+        exists only after a step, and all that the iteration did is overwritten.
+        """
+        checkpoint = state = None
+        if self._world.leads:
+            clear_away(self._folder)
+            checkpoint = newest(self._folder)
+            state = json.loads((checkpoint / STATE).read_text(encoding="utf-8")) if checkpoint else None
+        state = self._world.tell(state)
+        if state is None:
+            return Progress()
+        settle()
+        return _bring_to(engines, checkpoint, state)
+
+    def require(self, step: int) -> None:
+        """Wait until all is written. Raises Fault, on every rank, where the checkpoint of this step is not there."""
+        self._wait(CLOSING)
+        there = names(self._folder) if self._world.leads else []
+        missing = self._world.tell(self._world.leads and name_of(step) not in there)
+        if missing:
+            last = f"goes on from {there[-1]}" if there else "begins again"
+            raise Fault(f"{self._folder} could not take the checkpoint of step {step}; make room, and the run {last}")
+
+    def _wait(self, seconds: float | None = None) -> None:
+        """Wait for the thread that writes, if any."""
+        if self._writing is None:
+            return
+        began = time.monotonic()
+        self._writing.join(seconds)
+        if self._writing.is_alive():
+            log.warning("%s: a checkpoint is not written after %.0f s; not waiting for it", self._folder, CLOSING)
+        elif (waited := time.monotonic() - began) > _WORTH_A_WORD and seconds is None:
+            log.warning("training waited %.1f s for the checkpoint before this one to be written", waited)
+        self._writing = None
+        if self._broken is not None:
+            broken, self._broken = self._broken, None
+            raise broken
+
+    def _write(self, progress: Progress, tensors: Mapping[str, dict[str, Any]], texts: Mapping[str, Any]) -> None:
+        """What the thread does."""
+        target = self._folder / name_of(progress.step)
         try:
-            _publish(target, tensors, {NETWORK: network_description(config), STATE: state})
-        except OSError as failed:
-            log.warning("no checkpoint at step %d: %s; the one before it stays", progress.step, failed)
-        else:
-            _prune(folder, config.checkpoints.keep, progress.best_step)
-    dist.barrier()
+            begin(target)
+            publish(target, tensors, texts)
+            prune(self._folder, self._settings.keep, progress.best_step)
+        except NOT_WRITTEN as failed:
+            there = names(self._folder)
+            stays = f"{there[-1]} stays the newest" if there else "there is none yet"
+            log.warning("no checkpoint at step %d (%s); %s", progress.step, failed, stays)
+        except BaseException as broken:
+            self._broken = broken
 
 
-def newest(folder: Path, tell: Callable[[str], None] = log.warning) -> Path | None:
-    """The newest sound checkpoint below folder, or None; a damaged one is named and passed over."""
-    for candidate in reversed(_all(folder)):
-        wrong = damage(candidate)
-        if not wrong:
-            return candidate
-        tell(f"checkpoint {candidate} is damaged ({wrong}); going back to the one before it")
-    return None
-
-
-def damage(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint's files by its manifest; empty when it is sound."""
-    try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        for name, sha256 in manifest["sha256"].items():
-            if _sha256(checkpoint / Path(name).name) != sha256:
-                return f"{name} is not what was written"
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as broken:
-        return f"{type(broken).__name__}: {broken}"
-    return ""
-
-
-def load(checkpoint: Path | None, engines: Engines, world: World, settle: Callable[[], None]) -> Progress:
-    """Bring both engines to a checkpoint's state. Every rank calls it; rank 0's files are the ones that count.
-
-    settle takes one iteration on anything: the optimizers' state exists only after a step, and all that the
-    iteration did is overwritten. Where rank 0 has no checkpoint nothing is touched, and the run is at its beginning.
-    """
-    state = world.tell(_read_json(checkpoint / STATE) if checkpoint and world.leads else None)
-    if state is None:
-        return Progress()
-    settle()
-    progress = Progress(**state["progress"])
-    for side, engine in (("generator", engines.generator), ("discriminators", engines.discriminators)):
-        values = moments = None
-        if world.leads:
-            assert checkpoint is not None
-            values = load_file(checkpoint / f"{side}.safetensors")
-            moments = load_file(checkpoint / f"{side}.moments.safetensors")
-        _restore(engine, values, moments, progress.step)
-    return progress
-
-
-def network_description(config: Config) -> dict[str, Any]:
+def network_description(config: Config, threshold: float = 0.5) -> dict[str, Any]:
     """How to build the network that a configuration trains, and how it is used: what network.json holds."""
     return {
         "network": config.network.name,
-        "settings": {"in_channels": 1, "widths": list(config.network.widths)},
+        "settings": network_settings(config.network, config.objective.stages),
         "size": list(config.data.size),
-        "threshold": 0.5,
+        "threshold": threshold,
+        "flips": config.validation.flips,
+        "largest_component": config.validation.largest_component,
     }
 
 
-def average_buffers(module: nn.Module, world: World) -> None:
-    """Give every rank the mean of all ranks' buffers: each has batch statistics of its own share of the scans."""
-    if world.size == 1:
-        return
-    for buffer in module.buffers():
-        if buffer.is_floating_point():
-            dist.all_reduce(buffer)
-            buffer /= world.size
-
-
-def _tensors(side: str, engine: Any) -> dict[str, dict[str, Tensor]]:
-    """What the two files of a side hold: collective where ZeRO shares the values out."""
-    module: nn.Module = engine.module
-    values = {name: whole(engine, parameter, None) for name, parameter in module.named_parameters()}
-    values |= {name: buffer.detach().cpu().clone() for name, buffer in module.named_buffers()}
-    moments = {
-        f"{moment}/{name}": whole(engine, parameter, moment)
-        for name, parameter in module.named_parameters()
-        for moment in MOMENTS
-    }
-    return {f"{side}.safetensors": values, f"{side}.moments.safetensors": moments}
-
-
-def whole(engine: Any, parameter: nn.Parameter, moment: str | None) -> Tensor:
-    """A parameter's float32 value, or one of its moments, from wherever its ZeRO stage keeps it."""
-    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
-    if engine.zero_optimization_stage() == 0:
-        value = parameter.data if moment is None else engine.optimizer.state[parameter][moment]
-    elif moment is None:
-        value = safe_get_full_fp32_param(parameter)
-    else:
-        value = safe_get_full_optimizer_state(parameter, moment)
-    return value.detach().float().cpu().clone().contiguous()
-
-
-def _restore(engine: Any, values: dict[str, Tensor] | None, moments: dict[str, Tensor] | None, step: int) -> None:
-    """Set everything an engine learns from rank 0's tensors; the other ranks hand in None."""
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
-    def told(source: dict[str, Tensor] | None, name: str, like: Tensor) -> Tensor:
-        value = torch.empty_like(like, memory_format=torch.contiguous_format)
-        if source is not None:
-            if name not in source or source[name].shape != like.shape:
-                raise Fault(f"the checkpoint has no {name} of shape {tuple(like.shape)}; it is another network's")
-            value.copy_(source[name])
-        dist.broadcast(value, src=0)
-        return value
-
-    whole = engine.zero_optimization_stage() == 0
-    with torch.no_grad():
-        for name, parameter in engine.module.named_parameters():
-            value = told(values, name, parameter)
-            # The module's own copy too: the next forward would still use the one from before.
-            parameter.data.copy_(value)
-            if not whole:
-                safe_set_full_fp32_param(parameter, value)
-            for moment in MOMENTS:
-                state = told(moments, f"{moment}/{name}", parameter)
-                if whole:
-                    engine.optimizer.state[parameter][moment].copy_(state)
-                else:
-                    safe_set_full_optimizer_state(parameter, state, moment)
-        for name, buffer in engine.module.named_buffers():
-            buffer.copy_(told(values, name, buffer))
-        for state in engine.optimizer.state.values():
-            state["step"].fill_(step)
-
-
-def _publish(target: Path, tensors: Mapping[str, dict[str, Tensor]], texts: Mapping[str, Any]) -> None:
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        for name, content in tensors.items():
-            save_file(content, partial / name)
-        for name, text in texts.items():
-            (partial / name).write_text(json.dumps(text, indent=1), encoding="utf-8")
-        sha256 = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
-        (partial / MANIFEST).write_text(json.dumps({"format": 1, "sha256": sha256}, indent=1), encoding="utf-8")
-        for path in (*partial.iterdir(), partial):
-            _sync(path)
-        shutil.rmtree(target, ignore_errors=True)  # only a damaged one can stand where a run comes again
-        partial.rename(target)
-        _sync(target.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _prune(folder: Path, keep: int, best_step: int) -> None:
-    for old in _all(folder)[:-keep]:
-        if old.name != f"step-{best_step:08d}":
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def _all(folder: Path) -> list[Path]:
-    """Every checkpoint's folder, oldest first."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if re.fullmatch(r"step-\d{8}", path.name))
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _bring_to(engines: Engines, checkpoint: Path | None, state: Mapping[str, Any]) -> Progress:
+    """Set engines to what rank 0's checkpoint holds; a checkpoint of an older version may tell less of the progress."""
+    known = {field.name for field in fields(Progress)}
+    progress = Progress(**{name: value for name, value in state["progress"].items() if name in known})
+    files = None
+    if checkpoint is not None:
+        files = {path.name: load_file(path) for path in checkpoint.glob("*.safetensors")}
+    restore(engines, files, state.get("adam_steps") or {side: progress.step for side, *_ in sides_of(engines)})
+    return progress

@@ -11,19 +11,21 @@ from pathlib import Path
 import torch
 
 from data_pipeline import Batch, Dataset, Resident, augment, plan_epoch, resident_scans, stream_batches, stream_scans
-from trainer import checkpoint
+from trainer.checkpoint import Checkpoints, average_buffers
 from trainer.config import Config
 from trainer.curves import Curves
 from trainer.engines import Engines, start_engines
-from trainer.evaluate import evaluate, write_csv
+from trainer.evaluate import evaluate
 from trainer.feasible import GIGABYTE, check, dataset_of
 from trainer.metrics import ScanScore, summarise
 from trainer.overlay import sheet_of
 from trainer.processes import World, joined
 from trainer.run_folder import RunFolder, TrainingResult
+from trainer.score_table import write_csv
 from trainer.serving import Segmenter
 from trainer.status import StatusLine
 from trainer.step import StepLosses, train_step
+from trainer.stopping import Stopped, StopRequest
 from trainer.tracking import Run, start_run
 
 
@@ -64,8 +66,8 @@ def train_fold(
     # ------------------------------------------------------------------------------------------------------
     # Where it stands
 
-    newest = checkpoint.newest(folder.checkpoints) if world.leads else None
-    progress = checkpoint.load(newest, engines, world, lambda: settle(engines, config, world))
+    checkpoints = Checkpoints(folder.checkpoints, config.checkpoints, world)
+    progress = checkpoints.load(engines, lambda: settle(engines, config, world))
     run = _tracked(folder, config, dataset, parent, world)
     curves = Curves(folder.curves, run, world, progress.step)
     status = StatusLine(world.leads, config.training.epochs, steps, config.training.batch, progress.step)
@@ -75,35 +77,44 @@ def train_fold(
 
     scores: list[ScanScore] = []
     try:
-        for epoch in range(progress.epoch, config.training.epochs):
-            plan = plan_epoch(dataset.index, learnt_from, config.seed, epoch, config.training.batch)
-            places = plan.for_rank(world.size, world.rank)[progress.batch :]
-            batches_to_come = stream_batches(dataset, places, config.data.size, config.data.readers, resident)
-            for batch in status.waited_for(batches_to_come):
-                engines.set_rates(config.optimizer, progress.step, steps)
-                for losses in _iteration(engines, batch, config, epoch, world.device):
-                    curves.add(losses)
-                progress = replace(progress, step=progress.step + 1, batch=progress.batch + 1)
-                curves.step(progress.step)
-                status.step(epoch, progress.step, curves.latest)
-                if _falls_on(progress.step, config.checkpoints.every_steps) and progress.batch < batches:
-                    checkpoint.save(folder.checkpoints, engines, progress, config, dataset.index.digest, world)
+        with checkpoints, StopRequest(world) as stopping:
+            for epoch in range(progress.epoch, config.training.epochs):
+                plan = plan_epoch(dataset.index, learnt_from, config.seed, epoch, config.training.batch)
+                places = plan.for_rank(world.size, world.rank)[progress.batch :]
+                batches_to_come = stream_batches(dataset, places, config.data.size, config.data.readers, resident)
+                for batch in status.waited_for(batches_to_come):
+                    engines.set_rates(config.optimizer, progress.step, steps)
+                    for losses in _iteration(engines, batch, config, epoch, world.device):
+                        curves.add(losses)
+                    progress = replace(progress, step=progress.step + 1, batch=progress.batch + 1)
+                    curves.step(progress.step)
+                    status.step(epoch, progress.step, curves.latest)
+                    if stopping.asked(progress.step):
+                        checkpoints.save(engines, progress, config, dataset.index.digest)
+                        checkpoints.require(progress.step)
+                        raise Stopped(f"stopped by {stopping.by} after step {progress.step}; start again to go on")
+                    if _falls_on(progress.step, config.checkpoints.every_steps) and progress.batch < batches:
+                        checkpoints.save(engines, progress, config, dataset.index.digest)
 
-            curves.data(dataset.counters(), progress.step)
-            progress = replace(progress, epoch=epoch + 1, batch=0)
-            last = progress.epoch == config.training.epochs
-            if last or _falls_on(progress.epoch, config.validation.every_epochs):
-                scores = validate(engines, dataset, config, world, surface=last)
-                summary = summarise(scores)
-                curves.validated(summary, progress.step)
-                status.validated(progress.epoch, summary)
-                if (summary.dsc.mean or 0.0) > progress.best_dsc:
-                    progress = replace(
-                        progress, best_dsc=summary.dsc.mean or 0.0, best_epoch=progress.epoch, best_step=progress.step
-                    )
-            checkpoint.save(folder.checkpoints, engines, progress, config, dataset.index.digest, world)
-        if not scores:  # ended before, between its last checkpoint and its result
-            scores = validate(engines, dataset, config, world, surface=True)
+                curves.data(dataset.counters(), progress.step)
+                progress = replace(progress, epoch=epoch + 1, batch=0)
+                last = progress.epoch == config.training.epochs
+                if last or _falls_on(progress.epoch, config.validation.every_epochs):
+                    scores = validate(engines, dataset, config, world, surface=last)
+                    summary = summarise(scores)
+                    curves.validated(summary, progress.step)
+                    status.validated(progress.epoch, summary)
+                    if (summary.dsc.mean or 0.0) > progress.best_dsc:
+                        progress = replace(
+                            progress,
+                            best_dsc=summary.dsc.mean or 0.0,
+                            best_epoch=progress.epoch,
+                            best_step=progress.step,
+                        )
+                checkpoints.save(engines, progress, config, dataset.index.digest)
+            if not scores:  # ended before, between its last checkpoint and its result
+                scores = validate(engines, dataset, config, world, surface=True)
+            checkpoints.require(progress.step)
     except BaseException:
         run.finish("FAILED")
         raise
@@ -128,7 +139,7 @@ def train_fold(
 
 def validate(engines: Engines, dataset: Dataset, config: Config, world: World, surface: bool) -> list[ScanScore]:
     """The generator's scores on the held-out fold at the scans' own resolution, on every rank; each judges a part."""
-    checkpoint.average_buffers(engines.generator.module, world)
+    average_buffers(engines.generator.module, world)
     positions = dataset.positions([config.data.fold])[world.rank :: world.size]
     segmenter = Segmenter(engines.generator.module, config.data.size)
     scans = stream_scans(dataset, positions, config.data.readers)
