@@ -36,8 +36,8 @@ def evaluate(
     """Judge a model on each scan of a dataset, at the scan's own resolution."""
     from data_pipeline import open_dataset
     from launch.judging import judge
-    from trainer.evaluate import write_csv
     from trainer.metrics import summarise
+    from trainer.score_table import write_csv
 
     chosen = fold_list(folds)
     dataset = open_dataset(destination)

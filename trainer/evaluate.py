@@ -1,36 +1,35 @@
-"""A network, or a baseline to hold it against, judged on scans at their own resolution; and the table of them."""
+"""A network, or a baseline to hold it against, judged on scans at their own resolution."""
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline import Scan, WrongCall
-from trainer.atomic import replacing
 from trainer.metrics import ScanScore, score_scan
 
 
 class Predictor(Protocol):
-    """What can be judged: probabilities in 0..1, float32 [H, W] for each image uint8 [H, W], and a threshold."""
-
-    @property
-    def threshold(self) -> float:
-        """The probability from which a pixel is lesion."""
+    """What can be judged."""
 
     def probabilities(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        """The probability of lesion for each pixel of each image."""
+        """The probability of lesion for each pixel, in 0..1: float32 [H, W] for each image uint8 [H, W]."""
+
+    def marked(self, probability: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Where there is lesion by such a map: bool [H, W]."""
 
 
 def evaluate(predictor: Predictor, scans: Iterable[Scan], batch: int = 8, surface: bool = True) -> list[ScanScore]:
-    """The score of each scan, in order. At most `batch` scans are held at a time; surface=False leaves HD95 out."""
+    """The score of each scan, in order; surface=False leaves the surface measures out.
+
+    At most `batch` scans are held at a time.
+    """
     remaining = iter(scans)
     scores: list[ScanScore] = []
     while judged := _judge(predictor, list(islice(remaining, batch)), surface):
@@ -41,7 +40,7 @@ def evaluate(predictor: Predictor, scans: Iterable[Scan], batch: int = 8, surfac
 def _judge(predictor: Predictor, scans: Sequence[Scan], surface: bool) -> list[ScanScore]:
     maps = predictor.probabilities([scan.image for scan in scans])
     return [
-        score_scan(scan, probability, predictor.threshold, surface)
+        score_scan(scan, probability, predictor.marked(probability), surface)
         for scan, probability in zip(scans, maps, strict=True)
     ]
 
@@ -55,7 +54,6 @@ class CentredEllipse:
 
     height: float
     width: float
-    threshold: float = 0.5
 
     @classmethod
     def fitted_to(cls, truths: Iterable[NDArray[np.bool_]]) -> CentredEllipse:
@@ -89,15 +87,11 @@ class CentredEllipse:
             maps.append(inside.astype(np.float32))
         return maps
 
+    def marked(self, probability: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """The inside: bool [H, W] for such a map [H, W]."""
+        return probability >= 0.5
+
 
 def _from_centre(side: int) -> NDArray[np.float64]:
     """Where the centres of a side's pixels lie, from -0.5 at one end to 0.5 at the other."""
     return (np.arange(side) + 0.5) / side - 0.5
-
-
-def write_csv(path: Path, scores: Sequence[ScanScore]) -> None:
-    """One row a scan, with the names of ScanScore's fields above; what does not exist is empty."""
-    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, [field.name for field in fields(ScanScore)], lineterminator="\n")
-        table.writeheader()
-        table.writerows(asdict(score) for score in scores)

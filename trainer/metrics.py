@@ -2,12 +2,19 @@
 
 The rules:
 - A measure is computed for each scan at the scan's own resolution and then averaged over scans.
-- A missed lesion (there is one and no pixel is marked) scores DSC 0, precision 0, recall 0, Jaccard 0, and as HD95
-  the scan's diagonal, which no other outline reaches. So missing a lesion improves none of their means. RMSE
-  looks at probabilities, not outlines, and needs no such rule.
+- Two measures are called a root mean square. `rmse` is that of the probability map against the truth, a fraction
+  of 1; `rms_surface_distance` is that of the distances between the outlines, in mm or pixels. The paper's tables
+  give "RMSE (mm)" and do not say of what: its unit speaks for the second, its words ("matching of the predicted
+  maps") for the first. Both are reported, each by its own name.
+- A missed lesion never improves a mean. Where there is a lesion and no pixel is marked, every measure takes the
+  worst value that it has: DSC, precision, recall, Jaccard and surface Dice 0, the distances the scan's diagonal,
+  which no outline reaches, and RMSE 1, that of a map wrong everywhere. The last is a rule, not a computation: by
+  its pixels an empty map would look better than one that marks the lesion and much else. Nothing milder keeps the
+  promise for every map, so the count of missed lesions stands beside the means.
 - A normal scan (no lesion in the truth) has no such measures and is left out of the means. It is judged by
-  whether any pixel was marked, a false positive.
-- HD95 is in mm when the pixel spacing of every scan with a lesion is known, otherwise in pixels for all of them.
+  whether any pixel was marked, a false positive, and by how large a part of it was.
+- Surface measures are in mm when the pixel spacing of every scan with a lesion is known, otherwise in pixels for
+  all of them. The tolerance of surface Dice depends on that unit and stands beside it.
 """
 
 from __future__ import annotations
@@ -15,28 +22,30 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from data_pipeline import Scan
+from data_pipeline import Fault, Scan
+from trainer.resampling import intervals
+from trainer.surfaces import SURFACE_TOLERANCE, Unit, compare_outlines
 
-MEASURES = ("dsc", "precision", "recall", "jaccard", "rmse", "hd95")
+REGION_MEASURES = ("dsc", "precision", "recall", "jaccard", "rmse")
+SURFACE_MEASURES = ("rms_surface_distance", "assd", "hd95", "surface_dice")
+MEASURES = (*REGION_MEASURES, *SURFACE_MEASURES)
 """What a Summary holds a distribution of."""
 
-RESAMPLES = 2000
-"""Bootstrap samples behind an interval."""
+LOWER_IS_BETTER = frozenset({"rmse", "rms_surface_distance", "assd", "hd95"})
 
 
 @dataclass(frozen=True, slots=True)
 class ScanScore:
-    """One scan's measures, as fractions of 1; HD95 in pixels, and in mm where the scan's spacing is known.
+    """One scan's measures: fractions of 1, and distances in pixels and, where the spacing is known, in mm.
 
-    lesion: there is one in the truth; marked: the network marked a pixel. Without a lesion, and for HD95 where it
-    was left out, a measure is None. rmse is the root of the mean squared difference between probability and truth
-    over the scan's pixels, a fraction of 1. (The paper's tables give "RMSE (mm)" and do not say of what.)
+    lesion: there is one in the truth; marked: the network marked a pixel; marked_fraction: the part of the scan
+    that it marked. Without a lesion, and for surface measures where they were left out, a measure is None.
+    trainer.surfaces tells of the surface measures; surface_dice_px and surface_dice_mm have different tolerances.
     """
 
     key: str
@@ -44,13 +53,20 @@ class ScanScore:
     label: str
     lesion: bool
     marked: bool
-    dsc: float | None
-    precision: float | None
-    recall: float | None
-    jaccard: float | None
-    rmse: float | None
-    hd95_px: float | None
-    hd95_mm: float | None
+    marked_fraction: float
+    dsc: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    jaccard: float | None = None
+    rmse: float | None = None
+    rms_surface_distance_px: float | None = None
+    rms_surface_distance_mm: float | None = None
+    assd_px: float | None = None
+    assd_mm: float | None = None
+    hd95_px: float | None = None
+    hd95_mm: float | None = None
+    surface_dice_px: float | None = None
+    surface_dice_mm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,26 +85,38 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class Normals:
-    """Scans without a lesion, and the fraction of them in which the network marked one (None without any)."""
+    """Scans without a lesion; None without any.
+
+    false_positive_rate: the fraction of them in which the network marked a pixel; marked_fraction: the mean part
+    of such a scan that it marked.
+    """
 
     cases: int
     false_positive_rate: float | None
+    marked_fraction: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Measures over all scans with a lesion (`cases`), of which `missed` have a DSC of 0; unit is that of hd95."""
+    """Measures over all scans with a lesion (`cases`), of which `missed` have a DSC of 0.
+
+    unit is that of the surface measures, surface_tolerance that of surface_dice in this unit.
+    """
 
     cases: int
     missed: int
     normals: Normals
-    unit: Literal["mm", "px"]
+    unit: Unit
+    surface_tolerance: float
     dsc: Distribution
     precision: Distribution
     recall: Distribution
     jaccard: Distribution
     rmse: Distribution
+    rms_surface_distance: Distribution
+    assd: Distribution
     hd95: Distribution
+    surface_dice: Distribution
 
     def as_json(self) -> dict[str, Any]:
         """As `evaluate --json` writes it: the same names, None as null."""
@@ -96,78 +124,87 @@ class Summary:
 
 
 def score_scan(
-    scan: Scan, probability: NDArray[np.floating], threshold: float = 0.5, surface: bool = True
+    scan: Scan, probability: NDArray[np.floating], marked: NDArray[np.bool_], surface: bool = True
 ) -> ScanScore:
-    """Compare a scan's truth with a probability map [H, W]; lesion is where the map reaches the threshold.
+    """Compare a scan's truth with a probability map [H, W] and with the pixels that were marked by it [H, W].
 
-    surface=False leaves HD95 out, which takes longer than all others together. Raises ValueError when the map
-    has another size than the scan.
+    surface=False leaves the surface measures out, which take longer than all others together. Raises ValueError
+    when the map has another size than the scan, Fault when it holds what is no number.
     """
     truth = scan.mask
-    if probability.shape != truth.shape:
+    if not probability.shape == marked.shape == truth.shape:
         raise ValueError(f"{scan.key}: a map of {probability.shape} for a scan of {truth.shape}")
-    marked = probability >= threshold
-    who = (scan.key, scan.patient, scan.label, bool(truth.any()), bool(marked.any()))
-    if not truth.any():
-        return ScanScore(*who, *[None] * 7)
+    if not np.isfinite(probability).all():
+        raise Fault(f"{scan.key}: the network's map holds values that are no numbers; use an earlier checkpoint")
     hit, predicted, real = (int(np.count_nonzero(pixels)) for pixels in (marked & truth, marked, truth))
+    who = (scan.key, scan.patient, scan.label, real > 0, predicted > 0, predicted / truth.size)
+    if not real:
+        return ScanScore(*who)
+    outlines = compare_outlines(marked, truth, scan.spacing) if surface else {}
     return ScanScore(
         *who,
         dsc=2 * hit / (predicted + real),
         precision=hit / predicted if predicted else 0.0,
         recall=hit / real,
         jaccard=hit / (predicted + real - hit),
-        rmse=math.sqrt(np.mean(np.square(probability - truth, dtype=np.float64))),
-        hd95_px=hd95(marked, truth) if surface else None,
-        hd95_mm=hd95(marked, truth, scan.spacing) if surface and scan.spacing else None,
+        rmse=math.sqrt(np.mean(np.square(probability - truth, dtype=np.float64))) if predicted else 1.0,
+        **{f"{name}_{unit}": value for unit, score in outlines.items() for name, value in asdict(score).items()},
     )
 
 
-def hd95(marked: NDArray[np.bool_], truth: NDArray[np.bool_], spacing: tuple[float, float] = (1.0, 1.0)) -> float:
-    """The 95th percentile Hausdorff distance of two masks [H, W], in the unit of spacing (row, column).
-
-    The distances from each outline's pixels to the other outline; of the two directions' 95th percentiles the
-    larger. An outline is a mask's pixels that touch its outside by an edge, the scan's border counted as outside.
-    The scan's diagonal when one of the masks is empty.
-    """
-    if not (marked.any() and truth.any()):
-        return math.hypot(truth.shape[0] * spacing[0], truth.shape[1] * spacing[1])
-    # All outline pixels lie in the union's box, so that nothing is lost by looking there only.
-    (box,) = ndimage.find_objects((marked | truth).astype(np.uint8))
-    outlines = [mask[box] & ~ndimage.binary_erosion(mask[box]) for mask in (marked, truth)]
-    return max(
-        float(np.percentile(ndimage.distance_transform_edt(~other, sampling=spacing)[outline], 95))
-        for outline, other in (outlines, reversed(outlines))
-    )
+def dice(marked: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float | None:
+    """The Dice similarity coefficient of two masks [H, W], 0..1; None when there is no lesion in the truth."""
+    hit, predicted, real = (int(np.count_nonzero(pixels)) for pixels in (marked & truth, marked, truth))
+    return 2 * hit / (predicted + real) if real else None
 
 
 def summarise(scores: Sequence[ScanScore]) -> Summary:
     """Means, spread and intervals over scans, by the rules above; the same for the same scores in any order."""
     ordered = sorted(scores, key=lambda score: score.key)
     cases = [score for score in ordered if score.lesion]
-    normals = [score for score in ordered if not score.lesion]
-    in_mm = bool(cases) and all(score.hd95_mm is not None for score in cases)
-    values = {
-        "dsc": [score.dsc for score in cases],
-        "precision": [score.precision for score in cases],
-        "recall": [score.recall for score in cases],
-        "jaccard": [score.jaccard for score in cases],
-        "rmse": [score.rmse for score in cases],
-        "hd95": [score.hd95_mm if in_mm else score.hd95_px for score in cases],
-    }
-    # A measure that was left out is NaN here and None in the distribution.
-    table = np.array([*values.values()], dtype=np.float64).reshape(len(values), len(cases))
-    low, high = _intervals(table, [score.patient for score in cases])
+    unit = common_unit(cases)
+    table = measured(cases, unit)
+    low, high = intervals(table, [score.patient for score in cases])
     return Summary(
         cases=len(cases),
-        missed=sum(score.dsc == 0 for score in cases),
-        normals=Normals(len(normals), sum(score.marked for score in normals) / len(normals) if normals else None),
-        unit="mm" if in_mm else "px",
+        missed=sum(missed(score) for score in cases),
+        normals=_normals([score for score in ordered if not score.lesion]),
+        unit=unit,
+        surface_tolerance=SURFACE_TOLERANCE[unit],
         **{
-            name: Distribution(*(_number(value) for value in (*_middle(row), low[place], high[place])))
-            for place, (name, row) in enumerate(zip(values, table, strict=True))
+            name: Distribution(*(number_or_none(value) for value in (*_middle(row), low[place], high[place])))
+            for place, (name, row) in enumerate(zip(MEASURES, table, strict=True))
         },
     )
+
+
+def missed(score: ScanScore) -> bool:
+    """Whether there is a lesion of which the network marked nothing."""
+    return score.dsc == 0
+
+
+def common_unit(cases: Sequence[ScanScore]) -> Unit:
+    """The unit in which the surface measures of all these scans with a lesion are known."""
+    return "mm" if cases and all(score.hd95_mm is not None for score in cases) else "px"
+
+
+def measured(cases: Sequence[ScanScore], unit: Unit) -> NDArray[np.float64]:
+    """The measures [measures, scans] of scans with a lesion, in the order of MEASURES; NaN where one was left out."""
+    columns = (*REGION_MEASURES, *(f"{name}_{unit}" for name in SURFACE_MEASURES))
+    rows = [[getattr(score, column) for score in cases] for column in columns]
+    return np.array(rows, dtype=np.float64).reshape(len(MEASURES), len(cases))
+
+
+def number_or_none(value: float) -> float | None:
+    """None for NaN, for which JSON has no word."""
+    return None if math.isnan(value) else float(value)
+
+
+def _normals(scores: Sequence[ScanScore]) -> Normals:
+    if not scores:
+        return Normals(0, None, None)
+    parts = [score.marked_fraction for score in scores]
+    return Normals(len(scores), sum(score.marked for score in scores) / len(scores), math.fsum(parts) / len(scores))
 
 
 def _middle(row: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -175,25 +212,3 @@ def _middle(row: NDArray[np.float64]) -> tuple[float, float, float]:
     if row.size == 0:
         return math.nan, math.nan, math.nan
     return float(row.mean()), float(row.std(ddof=1)) if row.size > 1 else math.nan, float(np.median(row))
-
-
-def _intervals(table: NDArray[np.float64], patients: Sequence[str]) -> NDArray[np.float64]:
-    """Bounds [2, measures] of 95 % intervals of the means of measures [measures, scans].
-
-    The percentile bootstrap over patients (Efron & Tibshirani 1993, chapter 13): scans of one patient are alike,
-    so patients are drawn with replacement and bring all their scans.
-    """
-    names, owner = np.unique(np.array(patients, dtype=str), return_inverse=True)
-    if len(names) < 2:
-        return np.full((2, len(table)), np.nan)
-    counted = np.vstack([table, np.ones(table.shape[1])])
-    totals = np.zeros((len(names), len(counted)))
-    np.add.at(totals, owner, counted.T)
-    generator = np.random.default_rng(0)
-    drawn = np.stack([totals[generator.integers(len(names), size=len(names))].sum(axis=0) for _ in range(RESAMPLES)])
-    bounds: NDArray[np.float64] = np.percentile(drawn[:, :-1] / drawn[:, -1:], (2.5, 97.5), axis=0)
-    return bounds
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

@@ -17,7 +17,7 @@ from data_pipeline import Dataset, Scan, stream_scans
 from data_pipeline.pixels import resize_gray
 from trainer.atomic import replacing
 from trainer.evaluate import Predictor
-from trainer.metrics import score_scan
+from trainer.metrics import dice
 
 Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -61,14 +61,14 @@ def sheet_of(predictor: Predictor, dataset: Dataset, positions: Sequence[int], p
     lesions = [place for place in positions if dataset.index.samples[place].label != "normal"]
     scans = list(stream_scans(dataset, lesions[:_MOST]))
     if scans:
-        maps = predictor.probabilities([scan.image for scan in scans])
-        contact_sheet(list(zip(scans, maps, strict=True)), path, predictor.threshold)
+        masks = [predictor.marked(probability) for probability in predictor.probabilities([s.image for s in scans])]
+        contact_sheet(list(zip(scans, masks, strict=True)), path)
 
 
-def contact_sheet(pairs: Sequence[tuple[Scan, NDArray[np.floating]]], path: Path, threshold: float = 0.5) -> None:
+def contact_sheet(pairs: Sequence[tuple[Scan, Mask]], path: Path) -> None:
     """One figure of up to six scans, each with its truth, its prediction and their DSC, as a PNG.
 
-    Each scan comes with its probability map [H, W]. Raises ValueError for no pair and for more than six.
+    Each scan comes with the mask bool [H, W] that was predicted. Raises ValueError for no pair and for more than six.
     """
     if not 1 <= len(pairs) <= _MOST:
         raise ValueError(f"{len(pairs)} scans on a contact sheet: it takes one to six")
@@ -78,12 +78,12 @@ def contact_sheet(pairs: Sequence[tuple[Scan, NDArray[np.floating]]], path: Path
     # Inches: cells as wide as 2.8 and as tall as the tallest scan needs, a title each, and a legend below.
     size = (2.8 * columns, (2.8 * min(tallest, 1.3) + 0.35) * rows + 0.35)
     figure = Figure(figsize=size, dpi=150, facecolor="white", layout="constrained")
-    for place, (scan, probability) in enumerate(pairs, start=1):
+    for place, (scan, mask) in enumerate(pairs, start=1):
         axes = figure.add_subplot(rows, columns, place)
-        axes.imshow(_enlarged_overlay(scan, probability >= threshold))
+        axes.imshow(_enlarged_overlay(scan, mask))
         axes.set_axis_off()
         axes.set_anchor("N")
-        dsc = score_scan(scan, probability, threshold, surface=False).dsc
+        dsc = dice(mask, scan.mask)
         axes.set_title(f"{scan.key}   {'no lesion' if dsc is None else f'DSC {dsc:.3f}'}", fontsize=9)
     handles = [
         Line2D([], [], color=(red / 255, green / 255, blue / 255), linewidth=2.5, label=label)

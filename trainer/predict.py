@@ -106,7 +106,7 @@ def _predict(predictor: Predictor, file: Path, out: Path) -> dict[str, Any]:
     except UnreadableImage as reason:
         return {"file": str(file), "error": str(reason)}
     probability = predictor.probabilities([image])[0]
-    mask = probability >= predictor.threshold
+    mask = predictor.marked(probability)
     mask_file, overlay_file = _targets(file, out)
     _save(mask.astype(np.uint8) * np.uint8(255), mask_file)
     _save(overlay(image, mask), overlay_file)

@@ -67,7 +67,7 @@ def test_a_contact_sheet_shows_up_to_six_scans_with_both_outlines(tmp_path, coun
     for number in range(count):
         image = picture(60 + 9 * number, 80, (20, 20, 40, 50))
         scan = Scan(f"scan-{number}", image, image > 127, "p", "g", "benign", None)
-        pairs.append((scan, np.roll(image, 4, axis=1) / 255))
+        pairs.append((scan, np.roll(image, 4, axis=1) > 127))
     contact_sheet(pairs, tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         pixels = np.asarray(sheet.convert("RGB")).astype(int)
@@ -81,5 +81,5 @@ def test_a_contact_sheet_takes_one_to_six_scans(tmp_path, count):
     image = picture(20, 20)
     with pytest.raises(ValueError, match="one to six"):
         contact_sheet(
-            [(Scan("s", image, image > 127, "p", "g", "normal", None), image / 255)] * count, tmp_path / "s.png"
+            [(Scan("s", image, image > 127, "p", "g", "normal", None), image > 127)] * count, tmp_path / "s.png"
         )

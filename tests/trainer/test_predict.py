@@ -14,10 +14,11 @@ from trainer.serving import load_segmenter
 class Bright:
     """Marks what is brighter than middle gray."""
 
-    threshold = 0.5
-
     def probabilities(self, images):
         return [(image / 255).astype(np.float32) for image in images]
+
+    def marked(self, probability):
+        return probability >= 0.5
 
 
 def picture(height, width, box=None):
