@@ -16,7 +16,7 @@ from launch.data_verbs import data
 from launch.demo import demo
 from launch.launch_verbs import launch
 from launch.model_verbs import evaluate, models, predict
-from launch.terminal import complain
+from launch.terminal import complain, say
 from launch.train_verbs import crossval, train
 
 DEBUG = "SONOTRAIN_DEBUG"
@@ -28,7 +28,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Train, validate and publish networks that outline breast tumours in ultrasound scans.",
-    epilog="Anywhere in a call, --debug shows where an error came from. Exit status: 0 done, 1 failed, 2 wrong call.",
+    epilog="Anywhere in a call, --debug shows where an error came from. Exit status: 0 done, 1 failed, 2 wrong call, "
+    "75 stopped by SIGTERM or SIGUSR1 after a checkpoint: the same call goes on.",
 )
 for verb in (demo, train, crossval, evaluate, predict):
     app.command()(verb)
@@ -37,7 +38,7 @@ for group, name in ((data, "data"), (launch, "launch"), (models, "models"), (ben
 
 
 def main() -> None:
-    """Carry out the command line and exit: 0 done, 1 the work failed, 2 the call was wrong."""
+    """Carry out the command line and exit: 0 done, 1 the work failed, 2 the call was wrong, 75 stopped to go on."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if len(arguments) < len(sys.argv) - 1:
         os.environ[DEBUG] = "1"  # also for the processes that a verb starts
@@ -63,7 +64,10 @@ def _tell(failure: Exception) -> int:
     if os.environ.get(DEBUG, "0") not in ("", "0"):
         traceback.print_exception(failure)
     if isinstance(failure, Fault):
-        complain(str(failure))
+        if failure.exit_status == os.EX_TEMPFAIL:  # what was asked for, and no error
+            say(str(failure))
+        else:
+            complain(str(failure))
         return failure.exit_status
     if isinstance(failure, OSError) and failure.filename:
         complain(f"{failure.filename}: {failure.strerror}")

@@ -28,12 +28,14 @@ def local(
 ) -> None:
     """Run a training verb in N processes of this machine, for example: launch local --procs 2 -- train quick."""
     from launch.job import verb_job
-    from launch.local import run_local
+    from launch.local import STOPPED, run_local
 
     job = verb_job(verb, procs)
     folder = logs or Path(parsed_config(verb).output) / "logs"
     say(f"Launching {procs} processes of `sonotrain {' '.join(verb)}`; their logs: {folder}")
     status = run_local(job, folder)
+    if status == STOPPED:
+        say(f"All {procs} processes have stopped after a checkpoint; the same call goes on; their logs are in {folder}")
     if status:
         raise typer.Exit(status)
     say(f"All {procs} processes are done; their logs are in {folder}")

@@ -23,18 +23,31 @@ from launch.screen import GrowingLog, Screen
 GRACE = 10.0
 """Seconds that a process has to end by itself before its whole group is killed."""
 
+STOPPING = 600.0
+"""Seconds that ranks have which were asked to stop: to finish a step, write its checkpoint and copy it away."""
+
+STOPS = (signal.SIGTERM, signal.SIGUSR1)
+"""Signals that training answers with a checkpoint and STOPPED."""
+
+STOPPED = os.EX_TEMPFAIL
+"""The exit status of a rank that has stopped when it was asked to, and of a job of such ranks."""
+
 LAST_LINES = 5
 """Lines of a failed rank's log that are shown again at the end."""
 
 _LOOK = 0.05
 
 
-def run_local(job: Job, logs: Path, terminal: TextIO | None = None, grace: float = GRACE) -> int:
+def run_local(
+    job: Job, logs: Path, terminal: TextIO | None = None, grace: float = GRACE, stopping: float = STOPPING
+) -> int:
     """Run a job's processes until all are done, each with its output in `logs`/rank-K.log and on the terminal (stdout).
 
-    Gives 0, or 2 where a rank has said that it was called wrongly. Raises Fault naming the rank that failed first and
-    how, after the others have ended: on SIGTERM, or killed `grace` seconds later. SIGINT, SIGTERM and SIGHUP are
-    handed on to every rank and end in a Fault too. Raises WrongCall for more processes than cores.
+    Gives 0, 2 where a rank has said that it was called wrongly, or 75 where ranks have stopped to be started again.
+    Raises Fault naming the rank that failed first and how, after the others have ended: on SIGTERM, or killed `grace`
+    seconds later. SIGTERM and SIGUSR1 are handed on to every rank, and SIGINT and SIGHUP too; after the former ranks
+    have `stopping` seconds to end, after the latter `grace`. Where they do not end with 75, that is a Fault too.
+    Raises WrongCall for more processes than cores.
     """
     cores = usable_cores()
     if job.processes > cores.count:
@@ -50,9 +63,14 @@ def run_local(job: Job, logs: Path, terminal: TextIO | None = None, grace: float
             port = free_port()
             for rank in range(job.processes):
                 ranks.append(_Rank(rank, job, port, cores, logs))
-            failed = _watch(ranks, screen, received)
+            _watch(ranks, screen, received)
+            _let_stop(ranks, screen, received, stopping)
+            failed = _first_failed(ranks)
         finally:
             _end(ranks, screen, received, grace)
+    statuses = {rank.status() for rank in ranks}
+    if STOPPED in statuses and statuses <= {0, STOPPED}:
+        return STOPPED
     if received:
         raise Fault(f"stopped by {signal.Signals(received[0]).name}; the logs are in {logs}")
     if failed is None:
@@ -71,17 +89,31 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _watch(ranks: Sequence[_Rank], screen: Screen, received: Sequence[int]) -> _Rank | None:
-    """Show what the ranks write until all are done, one has failed (which is given) or a signal comes."""
-    while not received:
-        statuses = _show(ranks, screen)
-        if any(statuses):
-            # Of several that ended between two looks, one that a signal killed has hardly followed another.
-            return min(ranks, key=lambda rank: rank.status() or math.inf)
-        if None not in statuses:
-            return None
+def _watch(ranks: Sequence[_Rank], screen: Screen, received: Sequence[int]) -> None:
+    """Show what the ranks write until all are done, one has failed or stopped, or a signal comes."""
+    while not received and not any(statuses := _show(ranks, screen)) and None in statuses:
         time.sleep(_LOOK)
-    return None
+
+
+def _let_stop(ranks: Sequence[_Rank], screen: Screen, received: Sequence[int], stopping: float) -> None:
+    """Where ranks have been asked to stop, by a signal to them or to this process, wait until all have or one fails."""
+    deadline = time.monotonic() + stopping
+    passed_on = 0
+    while time.monotonic() < deadline and _first_failed(ranks) is None and set(received) <= set(STOPS):
+        for number in received[passed_on:]:
+            for rank in ranks:
+                rank.ask_to_end(number)
+            passed_on += 1
+        statuses = _show(ranks, screen)
+        if None not in statuses or not (received or STOPPED in statuses):
+            return
+        time.sleep(_LOOK)
+
+
+def _first_failed(ranks: Sequence[_Rank]) -> _Rank | None:
+    """Of the ranks that have failed the one that the others followed: one that a signal killed has hardly followed."""
+    failed = [rank for rank in ranks if rank.status() not in (None, 0, STOPPED)]
+    return min(failed, key=lambda rank: rank.status() or math.inf, default=None)
 
 
 def _show(ranks: Sequence[_Rank], screen: Screen) -> list[int | None]:
@@ -91,8 +123,9 @@ def _show(ranks: Sequence[_Rank], screen: Screen) -> list[int | None]:
 
 def _end(ranks: Sequence[_Rank], screen: Screen, received: Sequence[int], grace: float) -> None:
     """Ask every rank that still runs to end, kill what is left of its group, and show its last words."""
+    hard = [number for number in received if number not in STOPS]
     for rank in ranks:
-        rank.ask_to_end(received[0] if received else signal.SIGTERM)
+        rank.ask_to_end(hard[0] if hard else signal.SIGTERM)
     deadline = time.monotonic() + grace
     # Whoever sends a second signal will not wait.
     while None in _show(ranks, screen) and time.monotonic() < deadline and len(received) < 2:
@@ -186,7 +219,7 @@ def _signals() -> Iterator[list[int]]:
 
     # Where a parent left this ignored, the system would forget how a process ended.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    asked = (signal.SIGINT, signal.SIGHUP, *STOPS)
     before = {number: signal.getsignal(number) for number in asked if signal.getsignal(number) != signal.SIG_IGN}
     for number in before:
         signal.signal(number, collect)

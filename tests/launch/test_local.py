@@ -156,6 +156,49 @@ def test_a_wrong_call_is_told_once_and_gives_status_2(job: Callable[[str], Job],
     assert screen.getvalue() == "error: there is no key data.urn; the nearest is data.uri\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_ranks_that_stop_when_asked_have_the_time_to_and_are_no_failure(
+    job: Callable[..., Job], tmp_path: Path, number: int
+) -> None:
+    program = """
+        def stop(number, frame):
+            time.sleep(1 + rank)
+            print("stopped by", signal.Signals(number).name)
+            sys.exit(75)
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGUSR1, stop)
+        print("ready", flush=True)
+        time.sleep(600)
+    """
+    launcher, logs = start_launcher(job(program), tmp_path, "grace=0.1")
+    launcher.send_signal(number)
+    output, _ = launcher.communicate(timeout=20)
+    assert output.splitlines()[-1] == "status 75"
+    for log in logs:
+        assert log.read_text().splitlines() == ["ready", f"stopped by {signal.Signals(number).name}"]
+
+
+def test_ranks_that_were_asked_without_the_launcher_are_waited_for(job: Callable[..., Job], tmp_path: Path) -> None:
+    assert run_local(job("time.sleep(rank); sys.exit(75)"), tmp_path, io.StringIO(), grace=0.1) == 75
+
+
+def test_a_rank_that_fails_while_others_stop_is_the_failure(job: Callable[..., Job], tmp_path: Path) -> None:
+    with pytest.raises(Fault, match="rank 1 exited with status 3"):
+        run_local(job("time.sleep(rank); sys.exit(3 if rank else 75)"), tmp_path, io.StringIO())
+
+
+def test_a_rank_that_does_not_stop_in_time_is_ended(job: Callable[..., Job], tmp_path: Path) -> None:
+    program = """
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("ready", flush=True)
+        time.sleep(600)
+    """
+    launcher, _ = start_launcher(job(program), tmp_path, "grace=0.1, stopping=0.5")
+    launcher.send_signal(signal.SIGTERM)
+    output, _ = launcher.communicate(timeout=20)
+    assert "stopped by SIGTERM; the logs are in " in output
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_launcher_is_handed_on(job: Callable[[str], Job], tmp_path: Path, number: int) -> None:
     program = """
@@ -210,7 +253,7 @@ def test_an_empty_command_is_a_wrong_call() -> None:
         verb_job([], 2)
 
 
-def start_launcher(job: Job, folder: Path) -> tuple[subprocess.Popen[str], list[Path]]:
+def start_launcher(job: Job, folder: Path, settings: str = "") -> tuple[subprocess.Popen[str], list[Path]]:
     """A launcher in a process of its own, after both of its ranks have said that they are ready."""
     program = f"""
         import signal
@@ -220,7 +263,7 @@ def start_launcher(job: Job, folder: Path) -> tuple[subprocess.Popen[str], list[
         from launch.local import run_local
         signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit that it is ignored
         try:
-            run_local(Job({job.argv!r}, 2), Path({str(folder)!r}))
+            print("status", run_local(Job({job.argv!r}, 2), Path({str(folder)!r}), {settings}))
         except Fault as fault:
             print(fault)
     """
