@@ -1,6 +1,7 @@
 """Raw scans to shards in object storage to batches on the device."""
 
 from data_pipeline.augment import as_floats, augment
+from data_pipeline.chance import Chance
 from data_pipeline.faults import Fault, Refused, WrongCall
 from data_pipeline.fitting import resize_mask
 from data_pipeline.index import Index, Sample, Shard
@@ -15,6 +16,7 @@ from data_pipeline.stream import Batch, stream_batches, stream_scans
 
 __all__ = [
     "Batch",
+    "Chance",
     "Dataset",
     "EpochPlan",
     "Fault",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,13 @@ class Chance:
         x += y * z
         y += z * x
         return torch.stack((x, y), dim=1).view(-1, 2, height, width) * 2.0**-31
+
+    def normals(self, size: tuple[int, int], kind: str) -> Tensor:
+        """Two independent fields of standard normal numbers, [B, 2, height, width] (Box and Muller, 1958)."""
+        radius, turn = self.fields(size, kind).unbind(1)
+        radius = (-2 * ((radius + 1) / 2).clamp_(min=2.0**-32).log_()).sqrt_()
+        turn = math.pi * turn
+        return torch.stack((radius * turn.cos(), radius * turn.sin()), dim=1)
 
     def _hashes(self, words: int, kind: str) -> bytes:
         """So many times 64 bits of each key, one key after the other."""

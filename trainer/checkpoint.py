@@ -63,7 +63,8 @@ _WORTH_A_WORD = 1.0
 class Progress:
     """Where a run stands: step counts iterations from the start, batch those of the epoch at hand (from 0).
 
-    threshold is the probability from which a pixel is lesion. Fields are JSON values.
+    without_better counts the validations since the best, skipped the steps that were not taken because a loss or
+    gradient was not finite; threshold is the probability from which a pixel is lesion. Fields are JSON values.
     """
 
     epoch: int = 0
@@ -73,6 +74,8 @@ class Progress:
     best_epoch: int = 0
     best_step: int = 0
     threshold: float = 0.5
+    without_better: int = 0
+    skipped: int = 0
 
 
 class Checkpoints:

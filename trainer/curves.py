@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from trainer.metrics import Summary
 from trainer.processes import World
 from trainer.step import StepLosses
 from trainer.tracking import Run
+from trainer.watch import DiscriminatorWatch
 
 log = logging.getLogger("sonotrain")
 
@@ -28,46 +29,85 @@ TROUBLE = ("retries", "timeouts", "throttled", "cache_damaged")
 
 
 class Curves:
-    """Collects what steps measured. Every rank has one; rank 0's writes."""
+    """Collects what steps measured. Every rank has one; rank 0's writes.
 
-    def __init__(self, path: Path, run: Run, world: World, done_steps: int) -> None:
+    done_steps is where the run stands, skipped how many of these were skipped, and most_skips how many in a row may
+    be before the run ends.
+    """
+
+    def __init__(self, path: Path, run: Run, world: World, done_steps: int, skipped: int, most_skips: int) -> None:
         self.latest: Mapping[str, float] = {}
+        self.skipped = skipped
         self._path = path
         self._run = run
         self._world = world
+        self._most_skips = most_skips
+        self._names: Sequence[str] = ()
         self._sum: Tensor | None = None
-        self._count = 0
+        self._counts = torch.zeros(3, device=world.device)  # of the steps of a point: good, skipped, most in a row
+        self._in_a_row = torch.zeros((), device=world.device)
+        self._watch = DiscriminatorWatch()
         self._trouble: dict[str, int] = {}
         if world.leads:
             _forget_after(path, done_steps)
 
-    def add(self, losses: StepLosses) -> None:
-        """Count a micro-batch in; nothing waits for the device."""
-        stacked = losses.stacked()
-        self._sum = stacked if self._sum is None else self._sum + stacked
-        self._count += 1
+    def add(self, losses: Sequence[StepLosses], refused: Tensor) -> None:
+        """Count an iteration in, by its micro-batches' losses; nothing waits for the device.
+
+        refused is 1 where the iteration was skipped, whose losses are then left out.
+        """
+        self._names = tuple(losses[0].rows())
+        mean = torch.stack([torch.stack(tuple(piece.rows().values())) for piece in losses]).mean(dim=0)
+        mean = torch.where(refused > 0, 0.0, mean)
+        self._sum = mean if self._sum is None else self._sum + mean
+        self._in_a_row = (self._in_a_row + 1) * refused
+        self._counts = torch.stack(
+            (self._counts[0] + 1 - refused, self._counts[1] + refused, self._counts[2].maximum(self._in_a_row))
+        )
 
     def step(self, step: int) -> None:
-        """Write a point when it is time for one. Raises Fault, on every rank alike, when it is not finite."""
+        """Write a point when it is time for one. Raises Fault, on all ranks alike, when too many were skipped."""
         if step % EVERY_STEPS or self._sum is None:
             return
-        mean = self._sum / self._count
-        self._sum, self._count = None, 0
+        total = self._sum
         if self._world.size > 1:
-            dist.all_reduce(mean)
-            mean /= self._world.size
-        if not torch.isfinite(mean).all():
+            dist.all_reduce(total)
+            total /= self._world.size
+        good, skipped, in_a_row = (int(count) for count in self._counts.tolist())
+        rows = (total / max(good, 1)).tolist()
+        self._sum, self._counts = None, torch.zeros_like(self._counts)
+        if skipped:
+            self._tell_skipped(skipped, in_a_row, step)
+        if good:
+            self.latest = {
+                f"{name}/stage_{stage}": value
+                for name, row in zip(self._names, rows, strict=True)
+                for stage, value in enumerate(row, start=1)
+            }
+            self._write(self.latest, step)
+            self._look(dict(zip(self._names, rows, strict=True)), step)
+
+    def _tell_skipped(self, skipped: int, in_a_row: int, step: int) -> None:
+        self.skipped += skipped
+        self._write({"skipped_steps": self.skipped}, step)
+        if self._world.leads:
+            log.warning(
+                "%d of the last %d steps had a loss or gradient that is not finite and were skipped on all ranks; "
+                "%d so far", skipped, EVERY_STEPS, self.skipped,
+            )  # fmt: skip
+        if in_a_row >= self._most_skips:
             raise Fault(
-                f"a loss is no longer finite at step {step}; start again from an earlier checkpoint with lower "
-                "optimizer.generator_rate and optimizer.discriminator_rate, or training.precision=fp32"
+                f"{in_a_row} steps in a row had a loss or gradient that is not finite, the last at or before step "
+                f"{step}; start again with lower optimizer.generator_rate and optimizer.discriminator_rate, "
+                "optimizer.clip=1 or training.precision=fp32 (training.skips says how many may be)"
             )
-        self.latest = {
-            f"{name}/stage_{stage}": value
-            for name, row in zip(("dice_loss", "adversarial_loss", "discriminator_loss", "discriminator_accuracy"),
-                                 mean.tolist(), strict=True)
-            for stage, value in enumerate(row, start=1)
-        }  # fmt: skip
-        self._write(self.latest, step)
+
+    def _look(self, rows: Mapping[str, Sequence[float]], step: int) -> None:
+        """Say when a discriminator has nothing more to tell."""
+        if "right_on_truths" not in rows or not self._world.leads:
+            return
+        for stage, state in self._watch.look(rows["right_on_truths"], rows["right_on_maps"], step).items():
+            self._write({f"discriminator_{state}/stage_{stage}": 1.0}, step)
 
     def validated(self, summary: Summary, step: int) -> None:
         """Write a validation's means."""

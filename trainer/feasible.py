@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from data_pipeline import Dataset, NodeCache, WrongCall, open_datasets
 from trainer.config import Config
-from trainer.networks import logit_map_side
-
-STAGES = 4
-HALVINGS = 4
-"""How often the UNet halves a scan on its way down."""
-
+from trainer.engines import SHARED_OUT, has_adversary
+from trainer.networks import Network, build, logit_map_side
+from trainer.networks.settings import network_settings, supervised_stages
+from trainer.objectives import stage_maps
 
 GIGABYTE = 10**9
 
@@ -33,6 +33,7 @@ def check(config: Config, dataset: Dataset, world_size: int) -> None:
     """Raise WrongCall, naming the key, for the first thing that cannot work."""
     _check_fold(config.data.fold, dataset)
     _check_batch(config.training.batch, config.training.accumulation, world_size)
+    _check_zero(config)
     _check_size(config)
 
 
@@ -54,22 +55,37 @@ def _check_batch(batch: int, accumulation: int, world_size: int) -> None:
         )
 
 
+def _check_zero(config: Config) -> None:
+    if config.training.generator_zero == SHARED_OUT and config.training.ema:
+        raise WrongCall(
+            f"training.ema={config.training.ema}: no process holds the generator at training.generator_zero=3 to "
+            "average it; set training.ema=0, or training.generator_zero to 0, 1 or 2"
+        )
+
+
 def _check_size(config: Config) -> None:
-    multiple = 2**HALVINGS
+    with torch.device("meta"):
+        network = build(config.network.name, **network_settings(config.network, config.objective.stages))
     for side in config.data.size:
-        if side % multiple:
-            nearest = max(multiple, round(side / multiple) * multiple)
+        if side % network.multiple:
+            nearest = max(network.multiple, round(side / network.multiple) * network.multiple)
             raise WrongCall(
                 f"data.size={_text(config.data.size)}: {config.network.name} needs sides that are multiples of "
-                f"{multiple}; the nearest to {side} is {nearest}"
+                f"{network.multiple}; the nearest to {side} is {nearest}"
             )
-    scale = 1 if config.objective.truth == "full" else 2 ** (STAGES - 1)
-    if min(logit_map_side(side // scale, config.discriminators.strides) for side in config.data.size) < 1:
-        smallest = next(
-            side
-            for side in range(multiple, 1 << 20, multiple)
-            if logit_map_side(side // scale, config.discriminators.strides) >= 1
-        )
+    if has_adversary(config.objective, supervised_stages(config.network, config.objective.stages)):
+        _check_judged(config, network)
+
+
+def _check_judged(config: Config, network: Network) -> None:
+    """That the discriminators get a map large enough at every stage."""
+    scans = torch.zeros(2, config.network.in_channels, *config.data.size, device="meta")
+    maps = stage_maps(network(scans), config.data.size, config.objective.truth)
+    scale = max(config.data.size[0] // seen.shape[-2] for seen in maps)
+    strides = config.discriminators.strides
+    if min(logit_map_side(side // scale, strides) for side in config.data.size) < 1:
+        multiples = range(network.multiple, 1 << 20, network.multiple)
+        smallest = next(side for side in multiples if logit_map_side(side // scale, strides) >= 1)
         raise WrongCall(
             f"data.size={_text(config.data.size)} is too small for the discriminators, whose coarsest stage sees "
             f"1/{scale} of it; the smallest side is {smallest}, or smaller discriminators.strides"

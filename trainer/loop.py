@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from data_pipeline import Batch, Dataset, Resident, augment, plan_epoch, resident_scans, stream_batches, stream_scans
-from trainer.checkpoint import Checkpoints, average_buffers
+from data_pipeline import Chance, Dataset, Resident, augment, plan_epoch, resident_scans, stream_batches
+from trainer.checkpoint import Checkpoints, Progress
 from trainer.config import Config
 from trainer.curves import Curves
-from trainer.engines import Engines, start_engines
-from trainer.evaluate import evaluate
+from trainer.engines import Engines, rate_factor, start_engines
 from trainer.feasible import GIGABYTE, check, dataset_of
-from trainer.metrics import ScanScore, summarise
+from trainer.flops import flops_of_a_scan
+from trainer.metrics import summarise
 from trainer.overlay import sheet_of
+from trainer.prefetch import on_device
 from trainer.processes import World, joined
 from trainer.run_folder import RunFolder, TrainingResult
 from trainer.score_table import write_csv
-from trainer.serving import Segmenter
 from trainer.status import StatusLine
-from trainer.step import StepLosses, train_step
+from trainer.step import MicroBatch, StepLosses, train_iteration
 from trainer.stopping import Stopped, StopRequest
 from trainer.tracking import Run, start_run
+from trainer.validation import chosen_threshold, segmenter_of, validate
 
 
 def train(config: Config) -> TrainingResult:
@@ -47,7 +49,10 @@ def memory_for(config: Config, dataset: Dataset) -> AbstractContextManager[Resid
 def train_fold(
     config: Config, dataset: Dataset, world: World, resident: Resident | None, parent: str | None = None
 ) -> TrainingResult:
-    """Train within a job whose processes are joined already. parent is the MLflow run that this one belongs to."""
+    """Train within a job whose processes are joined already. parent is the MLflow run that this one belongs to.
+
+    Raises Stopped, on every rank after the same step and with its checkpoint written, when a signal asks for it.
+    """
     check(config, dataset, world.size)
     folder = RunFolder(Path(config.output))
     finished = world.tell(folder.begin(config, dataset.index.digest) if world.leads else None)
@@ -62,114 +67,126 @@ def train_fold(
     learnt_from = [fold for fold in dataset.folds() if fold != config.data.fold]
     batches = plan_epoch(dataset.index, learnt_from, config.seed, 0, config.training.batch).batches
     steps = config.training.epochs * batches
-
-    # ------------------------------------------------------------------------------------------------------
-    # Where it stands
-
+    stop = StopRequest(world, config.training.timeout_minutes)
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoints, world)
-    progress = checkpoints.load(engines, lambda: settle(engines, config, world))
-    run = _tracked(folder, config, dataset, parent, world)
-    curves = Curves(folder.curves, run, world, progress.step)
-    status = StatusLine(world.leads, config.training.epochs, steps, config.training.batch, progress.step)
 
-    # ------------------------------------------------------------------------------------------------------
-    # Epochs
+    def keep() -> None:
+        checkpoints.save(engines, replace(progress, skipped=curves.skipped), config, dataset.index.digest)
 
-    scores: list[ScanScore] = []
-    try:
-        with checkpoints, StopRequest(world) as stopping:
-            for epoch in range(progress.epoch, config.training.epochs):
-                plan = plan_epoch(dataset.index, learnt_from, config.seed, epoch, config.training.batch)
+    with stop, checkpoints:
+        # --------------------------------------------------------------------------------------------------
+        # Where it stands
+
+        progress = checkpoints.load(engines, lambda: settle(engines, config, world))
+        run = _tracked(folder, config, dataset, parent, world)
+        curves = Curves(folder.curves, run, world, progress.step, progress.skipped, config.training.skips)
+        status = StatusLine(world.leads, config.training, steps, progress.step, flops_of_a_scan(config))
+
+        try:
+            # ----------------------------------------------------------------------------------------------
+            # Epochs
+
+            while progress.epoch < config.training.epochs and not _stalled(progress, config.training.patience):
+                plan = plan_epoch(dataset.index, learnt_from, config.seed, progress.epoch, config.training.batch)
                 places = plan.for_rank(world.size, world.rank)[progress.batch :]
-                batches_to_come = stream_batches(dataset, places, config.data.size, config.data.readers, resident)
-                for batch in status.waited_for(batches_to_come):
-                    engines.set_rates(config.optimizer, progress.step, steps)
-                    for losses in _iteration(engines, batch, config, epoch, world.device):
-                        curves.add(losses)
+                read = stream_batches(dataset, places, config.data.size, config.data.readers, resident)
+                for image, mask, keys in status.waited_for(on_device(read, world.device)):
+                    engines.set_rates(rate_factor(config.optimizer, progress.step, steps))
+                    pieces = micro_batches(image, mask, keys, config, progress.epoch)
+                    curves.add(*iterate(engines, pieces, config, progress.step))
                     progress = replace(progress, step=progress.step + 1, batch=progress.batch + 1)
                     curves.step(progress.step)
-                    status.step(epoch, progress.step, curves.latest)
-                    if stopping.asked(progress.step):
-                        checkpoints.save(engines, progress, config, dataset.index.digest)
+                    status.step(progress.epoch, progress.step, curves.latest)
+                    if stop.asked(progress.step):
+                        keep()
                         checkpoints.require(progress.step)
-                        raise Stopped(f"stopped by {stopping.by} after step {progress.step}; start again to go on")
+                        raise Stopped(f"{stop.by}: stopped after step {progress.step}; started again, it goes on")
                     if _falls_on(progress.step, config.checkpoints.every_steps) and progress.batch < batches:
-                        checkpoints.save(engines, progress, config, dataset.index.digest)
+                        keep()
 
                 curves.data(dataset.counters(), progress.step)
-                progress = replace(progress, epoch=epoch + 1, batch=0)
-                last = progress.epoch == config.training.epochs
-                if last or _falls_on(progress.epoch, config.validation.every_epochs):
-                    scores = validate(engines, dataset, config, world, surface=last)
-                    summary = summarise(scores)
+                progress = replace(progress, epoch=progress.epoch + 1, batch=0)
+                if progress.epoch == config.training.epochs:
+                    break
+                if _falls_on(progress.epoch, config.validation.every_epochs):
+                    with status.aside():
+                        summary = summarise(validate(engines, dataset, config, world))
                     curves.validated(summary, progress.step)
                     status.validated(progress.epoch, summary)
-                    if (summary.dsc.mean or 0.0) > progress.best_dsc:
-                        progress = replace(
-                            progress,
-                            best_dsc=summary.dsc.mean or 0.0,
-                            best_epoch=progress.epoch,
-                            best_step=progress.step,
-                        )
-                checkpoints.save(engines, progress, config, dataset.index.digest)
-            if not scores:  # ended before, between its last checkpoint and its result
-                scores = validate(engines, dataset, config, world, surface=True)
+                    progress = _judged(progress, summary.dsc.mean)
+                keep()
+
+            # ----------------------------------------------------------------------------------------------
+            # What it came to
+
+            progress = replace(progress, threshold=chosen_threshold(engines, dataset, config, world))
+            scores = validate(engines, dataset, config, world, progress.threshold, surface=True)
+            summary = summarise(scores)
+            curves.validated(summary, progress.step)
+            status.validated(progress.epoch, summary)
+            progress = _judged(progress, summary.dsc.mean)
+            keep()
             checkpoints.require(progress.step)
-    except BaseException:
-        run.finish("FAILED")
-        raise
-    finally:
-        status.close()
+        except BaseException as ended:
+            run.finish("KILLED" if isinstance(ended, Stopped) else "FAILED")
+            raise
+        finally:
+            status.close()
 
-    # ------------------------------------------------------------------------------------------------------
-    # What it came to
-
+    segmenter = segmenter_of(engines, config, world, progress.threshold)
     if world.leads:
         write_csv(folder.scores, scores)
-        segmenter = Segmenter(engines.generator.module, config.data.size)
         sheet_of(segmenter, dataset, dataset.positions([config.data.fold]), folder.outlines)
-        folder.finish(progress, summarise(scores), time.monotonic() - started, dataset.index.digest)
+        folder.finish(progress, summary, time.monotonic() - started, dataset.index.digest)
         for path in filter(Path.exists, (folder.result, folder.scores, folder.outlines, folder.config)):
             run.artifact(path)
     run.finish()
-    for engine in (engines.generator, engines.discriminators):
-        engine.destroy()
+    engines.destroy()
     return world.tell(folder.read_result() if world.leads else None)  # type: ignore[return-value]
 
 
-def validate(engines: Engines, dataset: Dataset, config: Config, world: World, surface: bool) -> list[ScanScore]:
-    """The generator's scores on the held-out fold at the scans' own resolution, on every rank; each judges a part."""
-    average_buffers(engines.generator.module, world)
-    positions = dataset.positions([config.data.fold])[world.rank :: world.size]
-    segmenter = Segmenter(engines.generator.module, config.data.size)
-    scans = stream_scans(dataset, positions, config.data.readers)
-    return world.gather(evaluate(segmenter, scans, config.validation.batch, surface))
-
-
-def _iteration(
-    engines: Engines, batch: Batch, config: Config, epoch: int, device: torch.device
-) -> Iterator[StepLosses]:
-    """One iteration on a rank's share of the global batch, a micro-batch after the other."""
-    image, mask = augment(
-        batch.image.to(device, non_blocking=True),
-        batch.mask.to(device, non_blocking=True),
-        batch.keys,
-        config.seed,
-        epoch,
-        **config.augmentation.model_dump(),
-    )
+def micro_batches(image: Tensor, mask: Tensor, keys: Sequence[str], config: Config, epoch: int) -> list[MicroBatch]:
+    """A rank's share of the global batch, uint8 [B, 1, H, W] on the device, varied and cut up for accumulation."""
+    picture, truth = augment(image, mask, keys, config.seed, epoch, **config.augmentation.model_dump())
+    picture = picture.expand(-1, config.network.in_channels, -1, -1)
     if config.training.channels_last:
-        image = image.to(memory_format=torch.channels_last)
-    size = image.shape[0] // config.training.accumulation
-    for piece, truth in zip(image.split(size), mask.split(size), strict=True):
-        yield train_step(engines, piece, truth, config.objective)
+        picture = picture.contiguous(memory_format=torch.channels_last)
+    size = len(keys) // config.training.accumulation
+    noise: Sequence[Tensor | None] = [None] * config.training.accumulation
+    if config.objective.noise:
+        chance = Chance(keys, config.seed, epoch, image.device)
+        noise = (config.objective.noise * chance.normals(config.data.size, "noise")).split(size)
+    return [MicroBatch(*piece) for piece in zip(picture.split(size), truth.split(size), noise, strict=True)]
+
+
+def iterate(
+    engines: Engines, pieces: Sequence[MicroBatch], config: Config, step: int
+) -> tuple[list[StepLosses], Tensor]:
+    """The iteration at a step (from 0): what is random in it, how much of beta counts, and the running average."""
+    torch.manual_seed((config.seed << 32) + step)  # for dropout, the one layer that draws by itself
+    warmup = config.objective.beta_warmup_steps
+    beta_share = min(1.0, step / warmup) if warmup else 1.0
+    losses, refused = train_iteration(engines, pieces, config.objective, config.discriminators.input, beta_share)
+    engines.follow(config.training.ema, step)
+    return losses, refused
 
 
 def settle(engines: Engines, config: Config, world: World) -> None:
     """An iteration on nothing, after which the optimizers have state that a checkpoint can fill."""
-    nothing = torch.zeros(1, 1, *config.data.size, device=world.device)
-    for _ in range(config.training.accumulation):
-        train_step(engines, nothing, nothing, config.objective)
+    image = torch.zeros(2, config.network.in_channels, *config.data.size, device=world.device)
+    train_iteration(engines, [MicroBatch(image, image[:, :1])] * config.training.accumulation, config.objective)
+
+
+def _judged(progress: Progress, dsc: float | None) -> Progress:
+    """Where a run stands after a validation: a new best, or one more without."""
+    if (dsc or 0.0) <= progress.best_dsc:
+        return replace(progress, without_better=progress.without_better + 1)
+    return replace(progress, best_dsc=dsc or 0.0, best_epoch=progress.epoch, best_step=progress.step, without_better=0)
+
+
+def _stalled(progress: Progress, patience: int) -> bool:
+    """Whether as many validations as are borne with have shown no better DSC."""
+    return 0 < patience <= progress.without_better
 
 
 def _tracked(folder: RunFolder, config: Config, dataset: Dataset, parent: str | None, world: World) -> Run:

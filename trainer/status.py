@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
+from trainer.config import Training
 from trainer.metrics import Summary
 
 T = TypeVar("T")
@@ -17,16 +19,22 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class StatusLine:
-    """Epoch, step, losses, validation DSC, speed, share of time spent waiting for data, time left. Rank 0's shows."""
+    """Epoch, step, losses, validation DSC, speed, share of time spent waiting for data, time left. Rank 0's shows.
 
-    def __init__(self, shown: bool, epochs: int, steps: int, global_batch: int, done_steps: int) -> None:
+    flops are the floating-point operations of a scan's iteration; speed and shares are of the time in training,
+    without validations and what else is done aside.
+    """
+
+    def __init__(self, shown: bool, training: Training, steps: int, done_steps: int, flops: float) -> None:
         self._shown = shown
-        self._epochs = epochs
+        self._epochs = training.epochs
         self._steps = steps
-        self._global_batch = global_batch
+        self._global_batch = training.batch
         self._first_step = done_steps
         self._started = time.monotonic()
         self._waited = 0.0
+        self._aside = 0.0
+        self._flops = flops
         self._dsc: float | None = None
         self._last_shown = 0.0
         self._interval = 1.0 if sys.stdout.isatty() else SECONDS_BETWEEN_LINES
@@ -46,6 +54,15 @@ class StatusLine:
                 self._waited += time.monotonic() - before
             yield item
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Time that is not training."""
+        before = time.monotonic()
+        try:
+            yield
+        finally:
+            self._aside += time.monotonic() - before
+
     def step(self, epoch: int, step: int, latest: Mapping[str, float]) -> None:
         """Show a finished step, unless the line is fresh still. epoch counts from 0, step from 1."""
         now = time.monotonic()
@@ -53,15 +70,20 @@ class StatusLine:
             return
         self._last_shown = now
         elapsed = max(now - self._started, 1e-9)
+        training = max(elapsed - self._aside, 1e-9)
         done = step - self._first_step
+        speed = done * self._global_batch / training
         parts = [f"epoch {epoch + 1}/{self._epochs}", f"step {step}/{self._steps}"]
         if latest:
             parts.append(f"dice loss {latest['dice_loss/stage_1']:.3f}")
-            parts.append(f"critics right {100 * latest['discriminator_accuracy/stage_1']:.0f} %")
+        if "discriminator_accuracy/stage_1" in latest:
+            right = [value for name, value in latest.items() if name.startswith("discriminator_accuracy/")]
+            parts.append(f"discriminators right {'/'.join(f'{100 * each:.0f}' for each in right)} %")
         if self._dsc is not None:
             parts.append(f"DSC {self._dsc:.3f}")
-        parts.append(f"{done * self._global_batch / elapsed:.1f} scans/s")
-        parts.append(f"data {100 * self._waited / elapsed:.0f} %")
+        parts.append(f"{speed:.1f} scans/s")
+        parts.append(f"data {100 * self._waited / training:.0f} %")
+        parts.append(f"{speed * self._flops / 1e12:.3g} TFLOP/s")
         parts.append(f"{timedelta(seconds=round(elapsed / done * (self._steps - step)))} left")
         self._show("  ".join(parts))
 

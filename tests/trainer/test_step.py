@@ -11,7 +11,7 @@ def differences(request: pytest.FixtureRequest, run_ranks: Ranks) -> dict[str, d
     return json.loads(run_ranks("iterations.py", world=request.param)[0].splitlines()[-1])
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
 @pytest.mark.parametrize("accumulation", [1, 2])
 class TestIteration:
     def test_weights_equal_those_of_plain_pytorch(self, differences, zero, accumulation):

@@ -1,7 +1,9 @@
 """The discriminators: one small convolutional network for each supervised decoder stage.
 
 The paper gives five convolutions with kernels 7, 5, 4, 4, 4 and no shared weights. Widths, strides, norm and
-initial values, which it does not give, are those of SegAN's critic (Xue et al., 2018), whose kernels they are.
+initial values, which it does not give, are those of SegAN's critic (Xue et al., 2018), whose kernels they are; but
+for the last convolution, which here gives one logit: with SegAN's values it would begin with logits of tens, at
+which log(1 - D) has no gradient left, so it begins with PyTorch's own.
 """
 
 from collections.abc import Sequence
@@ -38,14 +40,14 @@ class Discriminator(nn.Sequential):
         for number, (kernel, stride, padding) in enumerate(zip(KERNELS, strides, PADDINGS, strict=True)):
             before, after = channels[number], channels[number + 1]
             convolution = nn.Conv2d(before, after, kernel, stride, padding, bias=number == last)
-            nn.init.normal_(convolution.weight, std=(2.0 / (kernel * kernel * after)) ** 0.5)
+            if number < last:
+                nn.init.normal_(convolution.weight, std=(2.0 / (kernel * kernel * after)) ** 0.5)
             layers.append(convolution)
             if 0 < number < last:
                 layers.append(nn.BatchNorm2d(after))
             if number < last:
                 layers.append(nn.LeakyReLU(0.2, inplace=True))
         super().__init__(*layers)
-        nn.init.zeros_(layers[-1].bias)  # type: ignore[arg-type]
 
 
 def logit_map_side(side: int, strides: Sequence[int]) -> int:

@@ -1,0 +1,47 @@
+"""The fold held out, judged by all processes together, and the threshold that suits it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from data_pipeline import Dataset, Scan, stream_scans
+from trainer.checkpoint import average_buffers
+from trainer.config import Config
+from trainer.engines import Engines
+from trainer.evaluate import evaluate
+from trainer.metrics import ScanScore
+from trainer.processes import World
+from trainer.serving import Segmenter
+from trainer.threshold import choose_threshold, dsc_by_threshold
+
+
+def validate(
+    engines: Engines, dataset: Dataset, config: Config, world: World, threshold: float = 0.5, surface: bool = False
+) -> list[ScanScore]:
+    """The scores of the held-out fold at the scans' own resolution, on every rank; each judges a part."""
+    segmenter = segmenter_of(engines, config, world, threshold)
+    scores = evaluate(segmenter, _share(dataset, config, world), config.validation.batch, surface)
+    return world.gather(scores)
+
+
+def chosen_threshold(engines: Engines, dataset: Dataset, config: Config, world: World) -> float:
+    """The probability from which a pixel is lesion: one half, or the best on the held-out fold if it is asked for."""
+    if config.validation.threshold == "half":
+        return 0.5
+    segmenter = segmenter_of(engines, config, world, 0.5)
+    rows = dsc_by_threshold(segmenter, _share(dataset, config, world), config.validation.batch)
+    return choose_threshold(world.gather(rows)).threshold
+
+
+def segmenter_of(engines: Engines, config: Config, world: World, threshold: float) -> Segmenter:
+    """The network that is judged and kept, used as the configuration says. Every rank calls it."""
+    network = engines.network_to_use()
+    average_buffers(network, world)
+    use = config.validation
+    return Segmenter(network, config.data.size, threshold, use.flips, use.largest_component, config.network.in_channels)
+
+
+def _share(dataset: Dataset, config: Config, world: World) -> Iterator[Scan]:
+    """The part of the held-out fold that this rank judges."""
+    positions = dataset.positions([config.data.fold])[world.rank :: world.size]
+    return stream_scans(dataset, positions, config.data.readers)
