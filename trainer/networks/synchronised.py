@@ -22,25 +22,27 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         """Features [B, C, H, W] normalised for each channel, in their own precision."""
         if not (self.training and _has_company()):
             return super().forward(features)
-        mean, variance, count = _joint_statistics(features.float())
+        # Half precision is too coarse for statistics, and for what becomes of them.
+        values = features.to(torch.promote_types(features.dtype, torch.float32))
+        mean, variance, count = _joint_statistics(values)
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)  # type: ignore[union-attr, arg-type]
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)  # type: ignore[union-attr, arg-type]
             self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         scale = self.weight * (variance + self.eps).rsqrt()
-        shift = self.bias - mean * scale
-        return (features * scale[:, None, None] + shift[:, None, None]).to(features.dtype)
+        centred = values - mean[:, None, None]
+        return torch.addcmul(self.bias[:, None, None], centred, scale[:, None, None]).to(features.dtype)
 
 
 def _has_company() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def _joint_statistics(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _joint_statistics(features: Tensor) -> tuple[Tensor, ...]:
     """Mean [C] and variance [C] over all processes, and over how many values they are [1].
 
     Sums and sums of squares are exchanged in double precision, in which their difference loses nothing that
-    single precision has.
+    the features' own has.
     """
     variance, mean = (values.double() for values in torch.var_mean(features, dim=(0, 2, 3), correction=0))
     here = mean.new_tensor([features[:, 0].numel()])
@@ -48,7 +50,7 @@ def _joint_statistics(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     sums = _SumOverProcesses.apply(torch.cat((mean * here, (variance + mean.square()) * here, here)))
     total, squares, count = sums.split((channels, channels, 1))
     joint = total / count
-    return joint.float(), (squares / count - joint.square()).float(), count.float()
+    return tuple(values.to(features.dtype) for values in (joint, squares / count - joint.square(), count))
 
 
 class _SumOverProcesses(torch.autograd.Function):
