@@ -32,6 +32,11 @@ def dataset_of(config: Config) -> Dataset:
 def check(config: Config, dataset: Dataset, world_size: int) -> None:
     """Raise WrongCall, naming the key, for the first thing that cannot work."""
     _check_fold(config.data.fold, dataset)
+    check_iteration(config, world_size)
+
+
+def check_iteration(config: Config, world_size: int) -> None:
+    """Raise WrongCall likewise for what cannot work on any dataset."""
     _check_batch(config.training.batch, config.training.accumulation, world_size)
     _check_zero(config)
     _check_size(config)
