@@ -64,7 +64,8 @@ class Progress:
     """Where a run stands: step counts iterations from the start, batch those of the epoch at hand (from 0).
 
     without_better counts the validations since the best, skipped the steps that were not taken because a loss or
-    gradient was not finite; threshold is the probability from which a pixel is lesion. Fields are JSON values.
+    gradient was not finite; threshold is the probability from which a pixel is lesion; seconds is how long the run
+    has taken, over all its starts. Fields are JSON values.
     """
 
     epoch: int = 0
@@ -76,6 +77,7 @@ class Progress:
     threshold: float = 0.5
     without_better: int = 0
     skipped: int = 0
+    seconds: float = 0.0
 
 
 class Checkpoints:

@@ -71,13 +71,15 @@ def train_fold(
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoints, world)
 
     def keep() -> None:
-        checkpoints.save(engines, replace(progress, skipped=curves.skipped), config, dataset.index.digest)
+        now = replace(progress, skipped=curves.skipped, seconds=round(time.monotonic() - started, 1))
+        checkpoints.save(engines, now, config, dataset.index.digest)
 
     with stop, checkpoints:
         # --------------------------------------------------------------------------------------------------
         # Where it stands
 
         progress = checkpoints.load(engines, lambda: settle(engines, config, world))
+        started -= progress.seconds
         run = _tracked(folder, config, dataset, parent, world)
         curves = Curves(folder.curves, run, world, progress.step, progress.skipped, config.training.skips)
         status = StatusLine(world.leads, config.training, steps, progress.step, flops_of_a_scan(config))

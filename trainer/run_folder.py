@@ -38,9 +38,11 @@ MAY_CHANGE = (
     "training.timeout_minutes",
     "checkpoints.every_steps",
     "checkpoints.keep",
+    "checkpoints.mirror",
     "validation.batch",
     "tracking.experiment",
     "tracking.model",
+    "tracking.registers",
 )
 """Keys of which a run that goes on may have another value: they decide nothing that it learns."""
 
@@ -50,8 +52,8 @@ class TrainingResult:
     """What a run came to: its last weights, and how they outline the fold that was held out.
 
     The last, because the best of many epochs, chosen by the fold that is then reported, would flatter. The best
-    epoch's checkpoint is kept beside it. validation is the JSON form of trainer.metrics.Summary; seconds counts
-    from the run's latest start.
+    epoch's checkpoint is kept beside it. validation is the JSON form of trainer.metrics.Summary; seconds is what all
+    starts of the run took, each up to the checkpoint that the next went on from.
     """
 
     output: str
@@ -83,12 +85,24 @@ class RunFolder:
 
         Raises WrongCall where another configuration or another dataset's run lies.
         """
+        self.require_same(config, digest)
         if self._identity.exists():
-            self._require_same(config, digest)
             return self.read_result() if self.result.exists() else None
         _write(self.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         _write(self._identity, json.dumps({"digest": digest}))
         return None
+
+    def require_same(self, config: Config, digest: str) -> None:
+        """Raise WrongCall where another configuration's or another dataset's run lies."""
+        if not self._identity.exists():
+            return
+        before = load_config(str(self.config)).flat() | {"the dataset's digest": self._identity_kept().get("digest")}
+        for key, value in (config.flat() | {"the dataset's digest": digest}).items():
+            if key not in MAY_CHANGE and before[key] != value:
+                raise WrongCall(
+                    f"{self.path} holds a run with {key}={before[key]}, and this one has {value}; "
+                    "name another output, or the same configuration to go on"
+                )
 
     def finish(self, progress: Progress, summary: Summary, seconds: float, digest: str) -> None:
         """Write the result, which makes the run a finished one."""
@@ -129,15 +143,6 @@ class RunFolder:
         except (OSError, ValueError) as broken:
             raise Fault(f"{self._identity} is damaged ({broken}); name another output") from broken
         return kept
-
-    def _require_same(self, config: Config, digest: str) -> None:
-        before = load_config(str(self.config)).flat() | {"the dataset's digest": self._identity_kept().get("digest")}
-        for key, value in (config.flat() | {"the dataset's digest": digest}).items():
-            if key not in MAY_CHANGE and before[key] != value:
-                raise WrongCall(
-                    f"{self.path} holds a run with {key}={before[key]}, and this one has {value}; "
-                    "name another output, or the same configuration to go on"
-                )
 
 
 def _write(path: Path, text: str) -> None:
