@@ -33,8 +33,9 @@ from torch.nn import functional as F
 
 from data_pipeline import Dataset, open_dataset, stream_scans
 from launch.machine import machine
-from trainer.evaluate import evaluate, write_csv
+from trainer.evaluate import evaluate
 from trainer.metrics import summarise
+from trainer.score_table import write_csv
 
 SIZE = 128
 BATCH = 16

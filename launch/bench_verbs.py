@@ -9,17 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from launch.cores import usable_cores
-from launch.options import JsonFile, height_and_width, write_json
+from launch.options import JsonFile, height_and_width, writable, write_json
 from launch.terminal import say, show_table
+from launch.train_verbs import Changes, Source
 
 bench = typer.Typer(no_args_is_help=True, help="Measure beside others.")
 
 PEERS = "webdataset,litdata,mosaicml,files"
-
-
-@bench.callback()
-def _group() -> None:
-    """Keep `data` a verb of its own while it is the only one."""
 
 
 @bench.command()
@@ -66,6 +62,87 @@ def data(
     _show(result)
     write_json(json, result)
     say(f"{len(result['rows'])} rows of {rounds} rounds{f', written to {json}' if json else ', above'}")
+
+
+@bench.command()
+def step(
+    config: Source = "bus-bra",
+    changes: Changes = None,
+    rounds: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How often each is measured; below 6 no interval can be given.")
+    ] = 7,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", dir_okay=False, callback=writable, help="Write down the operators that take longest."
+        ),
+    ] = None,
+    json: JsonFile = None,
+) -> None:
+    """Take the time of a training iteration, beside plain loops that do the same, alone and in two processes.
+
+    With data.uri=... an iteration on that dataset too, and how long it waits for its scans.
+    """
+    from launch.benches.step import Wanted, bench_step
+    from trainer.config import load_config
+
+    wanted = load_config(config, changes or ())
+    size = "x".join(map(str, wanted.data.size))
+    say(f"Timing iterations of {config} on {wanted.training.batch} scans of {size}: {rounds} rounds")
+    result = bench_step(Wanted(wanted, rounds, profile), say)
+    _show_steps(result)
+    write_json(json, result)
+    say(f"{rounds} rounds{f', written to {json}' if json else ', above'}")
+
+
+def _show_steps(result: Mapping[str, Any]) -> None:
+    """Speeds, the ladder, and what was promised."""
+    rows = [*result["loops"], *([result["data"]] if "data" in result else []), *result.get("processes", ())]
+    show_table(
+        "An iteration: median [95 % interval]",
+        ("", "scans", "images/s", "TFLOP/s", "processor ms an image"),
+        [
+            (
+                row["name"],
+                row["batch"],
+                _interval(row["images_per_second"], "{:,.2f}"),
+                f"{row['tflops']:.3g}",
+                f"{1e3 * row['processor_seconds_an_image']['median']:,.1f}",
+            )
+            for row in rows
+        ],
+        numbers=True,
+    )
+    if "ladder" in result:
+        show_table(
+            "Each added to the last",
+            ("", "images/s", "of the one below", "TFLOP/s", "of the chip's peak", "memory, MB"),
+            [
+                (
+                    rung["name"],
+                    _interval(rung["images_per_second"], "{:,.2f}"),
+                    _times(rung["of_the_one_below"]),
+                    f"{rung['tflops']:.3g}",
+                    f"{100 * rung['share_of_peak']:.1f} %",
+                    "" if rung["peak_bytes"] is None else _megabytes(rung["peak_bytes"]),
+                )
+                for rung in result["ladder"]["rungs"]
+            ],
+            numbers=True,
+        )
+    show_table(
+        "Promises",
+        ("what", "wanted", "measured", ""),
+        [
+            (
+                each["what"],
+                f"{each['bound']} {each['wanted']:g}",
+                _interval(each, "{:.3f}"),
+                "met" if each["met"] else "MISSED",
+            )
+            for each in result["criteria"]
+        ],
+    )
 
 
 def _show(result: Mapping[str, Any]) -> None:

@@ -7,13 +7,11 @@ import shutil
 import tempfile
 import threading
 import time
-import traceback
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +19,9 @@ import cv2
 import torch
 
 from data_pipeline import Fault, open_dataset
+from launch.benches.children import answer, end, failed
 from launch.benches.limits import LIMITS
 from launch.benches.loaders import LOADERS, Decoder, Epochs, Reading
-
-TIME_LIMIT = 900.0
-"""Seconds after which a reading counts as hung."""
 
 LATER_SECONDS = 1.0
 """Later epochs are read until there is one and so much time has passed."""
@@ -79,18 +75,19 @@ def _carried_out(task: Literal["time", "inspect"], reading: Reading, ours: Path)
     """What the task came to in a new process, and the peak of its memory."""
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
+    who = f"{reading.loader} ({reading.codec}, {reading.workers} workers, {reading.uri})"
     with _scratch(reading) as ready:
         process = spawn.Process(target=_main, args=(there, task, ready, ours), name=f"bench-{reading.loader}")
         process.start()
         there.close()
         try:
-            _answer(here, reading)
+            answer(here, who)
             # Looking at memory takes time of the cores, so it is not done while time is taken.
             with _peak_memory(process.pid) if task == "inspect" else nullcontext([0]) as peak:
                 here.send("go")
-                result = _answer(here, reading)
+                result = answer(here, who)
         finally:
-            _end(process)
+            end(process)
     return result, peak[0]
 
 
@@ -102,31 +99,6 @@ def _scratch(reading: Reading) -> Iterator[Reading]:
         yield replace(reading, scratch=folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _answer(here: Connection, reading: Reading) -> Any:
-    """What the process says next. Raises Fault where it failed, hung or died."""
-    what = f"{reading.loader} ({reading.codec}, {reading.workers} workers, {reading.uri})"
-    if not here.poll(TIME_LIMIT):
-        raise Fault(f"{what}: not done within {TIME_LIMIT:.0f} seconds")
-    try:
-        kind, content = here.recv()
-    except EOFError as died:
-        raise Fault(f"{what}: its process died") from died
-    if kind == "failed":
-        raise Fault(f"{what}: {content}")
-    return content
-
-
-def _end(process: BaseProcess) -> None:
-    """See the process end, by itself or not."""
-    process.join(10)
-    if process.is_alive():
-        process.terminate()
-        process.join(10)
-    if process.is_alive():
-        process.kill()
-        process.join()
 
 
 @contextmanager
@@ -188,8 +160,7 @@ def _main(parent: Connection, task: str, reading: Reading, ours: Path) -> None:
                 result = _time(epochs, opening, samples) if task == "time" else [_inspect(epochs, n) for n in (0, 1)]
             parent.send(("done", result))
     except Exception as failure:
-        last = traceback.extract_tb(failure.__traceback__)[-1]
-        parent.send(("failed", f"{type(failure).__name__}: {failure} ({Path(last.filename).name}:{last.lineno})"))
+        failed(parent, failure)
 
 
 def _time(epochs: Epochs, opening: float, expected: Mapping[str, object]) -> Timing:
