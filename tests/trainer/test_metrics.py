@@ -3,46 +3,39 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from data_pipeline import Scan
-from trainer.metrics import ScanScore, hd95, score_scan, summarise
-
-MEASURES = ("dsc", "precision", "recall", "jaccard", "rmse", "hd95")
-
-pairs = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
-    lambda shape: st.tuples(arrays(np.bool_, shape), arrays(np.bool_, shape))
+from data_pipeline import Fault
+from tests.trainer.masks import disc, pairs, rectangle, scan_of, spacings
+from trainer.metrics import (
+    LOWER_IS_BETTER,
+    MEASURES,
+    REGION_MEASURES,
+    SURFACE_MEASURES,
+    ScanScore,
+    dice,
+    score_scan,
+    summarise,
 )
 
+ZERO = ("dsc", "precision", "recall", "jaccard", "surface_dice_px", "surface_dice_mm")
+DISTANCES = ("rms_surface_distance", "assd", "hd95")
 
-def scan_of(truth, spacing=None, key="a", patient="p"):
-    return Scan(key, np.zeros(truth.shape, np.uint8), truth, patient, patient, "benign", spacing)
 
-
-def rectangle(shape, top, left, bottom, right):
-    mask = np.zeros(shape, np.bool_)
-    mask[top:bottom, left:right] = True
-    return mask
+def scored(scan, probability, threshold=0.5, surface=True):
+    return score_scan(scan, probability, probability >= threshold, surface)
 
 
 def score_of(key, patient="p", **changes):
-    whole = ScanScore(key, patient, "benign", True, True, 0.5, 0.5, 0.5, 1 / 3, 0.1, 4.0, None)
-    return dataclasses.replace(whole, **changes)
+    whole = ScanScore(key, patient, "benign", True, True, 0.2, 0.5, 0.5, 0.5, 1 / 3, 0.1)
+    surface = {f"{name}_px": 4.0 for name in SURFACE_MEASURES} | {"surface_dice_px": 0.5}
+    return dataclasses.replace(whole, **(surface | changes))
 
 
-def brute_hd95(marked, truth, spacing):
-    """Every pair of outline pixels, and outlines by looking at the four neighbours."""
-
-    def outline(mask):
-        padded = np.pad(mask, 1)
-        inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-        return np.argwhere(mask & ~inside) * np.array(spacing)
-
-    one, other = outline(marked), outline(truth)
-    apart = np.sqrt(((one[:, None] - other[None]) ** 2).sum(axis=2))
-    return max(np.percentile(apart.min(axis=1), 95), np.percentile(apart.min(axis=0), 95))
+def normal_score(key, patient, fraction=0.0):
+    return ScanScore(key, patient, "normal", False, fraction > 0, fraction)
 
 
 def test_measures_of_two_overlapping_squares_are_those_worked_out_by_hand():
@@ -50,7 +43,7 @@ def test_measures_of_two_overlapping_squares_are_those_worked_out_by_hand():
     truth = rectangle((4, 5), 0, 0, 2, 2)
     probability = np.where(rectangle((4, 5), 0, 1, 2, 4), 0.75, 0.25)
 
-    score = score_scan(scan_of(truth), probability)
+    score = scored(scan_of(truth), probability)
 
     assert score.lesion
     assert score.marked
@@ -59,75 +52,121 @@ def test_measures_of_two_overlapping_squares_are_those_worked_out_by_hand():
     assert score.recall == 2 / 4
     assert score.jaccard == 2 / 8
     # Off by .25 in 2 pixels of the truth and the 12 unmarked outside, by .75 in 2 and 4.
+    assert score.marked_fraction == 6 / 20
     assert score.rmse == pytest.approx(math.sqrt((14 * 0.25**2 + 6 * 0.75**2) / 20))
     # Every pixel is outline. From marked to truth 0, 1, 2 in each row; from truth to marked 1, 0.
     assert score.hd95_px == pytest.approx(np.percentile([0, 1, 2, 0, 1, 2], 95))
     assert score.hd95_mm is None
 
 
-def test_a_pixel_is_marked_where_its_probability_reaches_the_threshold():
+def test_what_is_marked_decides_on_regions_and_the_map_on_rmse():
     truth = np.array([[True, True, False, False]])
-    score = score_scan(scan_of(truth), np.array([[0.9, 0.7, 0.7, 0.1]]), threshold=0.7)
+    probability = np.array([[0.9, 0.7, 0.7, 0.1]])
+    score = scored(scan_of(truth), probability, threshold=0.7)
     assert (score.precision, score.recall) == (2 / 3, 1.0)
+    assert score.rmse == pytest.approx(math.sqrt((0.1**2 + 0.3**2 + 0.7**2 + 0.1**2) / 4))
+    assert scored(scan_of(truth), probability, threshold=0.1).rmse == score.rmse
 
 
 def test_a_perfect_outline_scores_one_and_no_distance():
     truth = rectangle((20, 30), 4, 5, 11, 19)
-    score = score_scan(scan_of(truth, spacing=(0.1, 0.2)), truth.astype(np.float32))
-    assert (score.dsc, score.precision, score.recall, score.jaccard) == (1.0, 1.0, 1.0, 1.0)
-    assert (score.rmse, score.hd95_px, score.hd95_mm) == (0.0, 0.0, 0.0)
+    score = scored(scan_of(truth, spacing=(0.1, 0.2)), truth.astype(np.float32))
+    assert (score.dsc, score.precision, score.recall, score.jaccard, score.rmse) == (1.0, 1.0, 1.0, 1.0, 0.0)
+    for unit in ("px", "mm"):
+        assert [getattr(score, f"{name}_{unit}") for name in SURFACE_MEASURES] == [0.0, 0.0, 0.0, 1.0]
 
 
-def test_a_missed_lesion_scores_nothing_and_the_diagonal():
+def test_a_missed_lesion_scores_the_worst_of_everything():
     truth = rectangle((30, 40), 5, 5, 10, 10)
-    score = score_scan(scan_of(truth, spacing=(0.5, 0.5)), np.zeros((30, 40)))
+    score = scored(scan_of(truth, spacing=(0.5, 0.5)), np.full((30, 40), 0.4))
     assert not score.marked
-    assert (score.dsc, score.precision, score.recall, score.jaccard) == (0.0, 0.0, 0.0, 0.0)
-    assert score.hd95_px == 50.0
-    assert score.hd95_mm == 25.0
+    assert [getattr(score, name) for name in ZERO] == [0.0] * 6
+    assert score.rmse == 1.0
+    assert [getattr(score, f"{name}_px") for name in DISTANCES] == [50.0] * 3
+    assert [getattr(score, f"{name}_mm") for name in DISTANCES] == [25.0] * 3
 
 
-@given(pairs)
-def test_missing_a_lesion_is_never_better_than_marking_anything(pair):
-    marked, truth = pair
-    truth[0, 0] = True
-    anything = score_scan(scan_of(truth), marked.astype(np.float32))
-    nothing = score_scan(scan_of(truth), np.zeros(truth.shape))
-    for measure in ("dsc", "precision", "recall", "jaccard"):
-        assert getattr(nothing, measure) <= getattr(anything, measure)
-    assert nothing.hd95_px >= anything.hd95_px
+def test_marking_beside_a_lesion_is_judged_by_what_was_marked():
+    truth = rectangle((30, 40), 5, 5, 10, 10)
+    score = scored(scan_of(truth), np.roll(truth, 12, axis=1).astype(np.float32))
+    assert score.dsc == 0.0
+    assert score.rmse == pytest.approx(math.sqrt(50 / 1200))
+    assert score.hd95_px <= 12
 
 
-def test_a_normal_scan_has_no_measure_but_whether_a_pixel_was_marked():
-    normal = scan_of(np.zeros((8, 8), np.bool_))
-    quiet = score_scan(normal, np.zeros((8, 8)))
-    alarmed = score_scan(normal, rectangle((8, 8), 1, 1, 2, 2).astype(np.float32))
-    assert (quiet.lesion, quiet.marked) == (False, False)
-    assert (alarmed.lesion, alarmed.marked) == (False, True)
-    assert (alarmed.dsc, alarmed.precision, alarmed.recall, alarmed.jaccard, alarmed.rmse) == (None,) * 5
-    assert (alarmed.hd95_px, alarmed.hd95_mm) == (None, None)
+maps = arrays(np.float32, (7, 9), elements=st.floats(0, 1, width=32))
+judged = st.lists(st.tuples(arrays(np.bool_, (7, 9)), maps, st.none() | spacings), min_size=1, max_size=4)
 
 
-def test_hd95_can_be_left_out():
+@given(judged, st.data())
+def test_a_prediction_replaced_by_an_empty_one_never_improves_a_mean(cases, data):
+    scans = []
+    for number, (truth, _, spacing) in enumerate(cases):
+        truth[3, 4] = True
+        scans.append(scan_of(truth, spacing, key=str(number), patient=str(number)))
+    before = [scored(scan, probability) for scan, (_, probability, _) in zip(scans, cases, strict=True)]
+    emptied = data.draw(st.integers(0, len(cases) - 1))
+    after = [*before]
+    after[emptied] = scored(scans[emptied], data.draw(maps) * np.float32(0.49))
+    assert not after[emptied].marked
+    was, becomes = summarise(before), summarise(after)
+    assert becomes.unit == was.unit
+    assert becomes.cases == was.cases
+    assert becomes.missed >= was.missed
+    for name in MEASURES:
+        one, other = getattr(was, name).mean, getattr(becomes, name).mean
+        assert other >= one if name in LOWER_IS_BETTER else other <= one
+
+
+def test_a_missed_lesion_is_worse_than_a_map_that_covers_half_the_scan():
+    # By its pixels the empty map would be nearer the truth.
+    truth = disc((60, 60), (30, 30), 8)
+    half = rectangle((60, 60), 0, 0, 30, 60).astype(np.float32)
+    assert np.square(half - truth).mean() > truth.mean()
+    assert scored(scan_of(truth), half).rmse < scored(scan_of(truth), np.zeros((60, 60))).rmse
+
+
+def test_a_normal_scan_has_no_measure_but_how_much_was_marked():
+    normal = scan_of(np.zeros((8, 8), np.bool_), spacing=(0.1, 0.1))
+    quiet = scored(normal, np.zeros((8, 8)))
+    alarmed = scored(normal, rectangle((8, 8), 1, 1, 2, 3).astype(np.float32))
+    assert (quiet.lesion, quiet.marked, quiet.marked_fraction) == (False, False, 0.0)
+    assert (alarmed.lesion, alarmed.marked, alarmed.marked_fraction) == (False, True, 2 / 64)
+    columns = [*REGION_MEASURES, *(f"{name}_{unit}" for name in SURFACE_MEASURES for unit in ("px", "mm"))]
+    assert [getattr(alarmed, column) for column in columns] == [None] * 13
+
+
+def test_surface_measures_can_be_left_out():
     truth = rectangle((9, 9), 2, 2, 5, 5)
-    score = score_scan(scan_of(truth, (1.0, 1.0)), truth.astype(np.float32), surface=False)
-    assert (score.hd95_px, score.hd95_mm) == (None, None)
+    score = scored(scan_of(truth, (1.0, 1.0)), truth.astype(np.float32), surface=False)
+    assert [getattr(score, f"{name}_{unit}") for name in SURFACE_MEASURES for unit in ("px", "mm")] == [None] * 8
     assert score.dsc == 1.0
 
 
 def test_a_map_of_another_size_is_not_taken():
     with pytest.raises(ValueError, match="a: a map of"):
-        score_scan(scan_of(rectangle((8, 8), 1, 1, 3, 3)), np.zeros((8, 9)))
+        scored(scan_of(rectangle((8, 8), 1, 1, 3, 3)), np.zeros((8, 9)))
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_map_of_what_is_no_number_is_a_fault_that_names_the_scan(broken):
+    # It would pass for a quiet network on a normal scan.
+    probability = np.zeros((8, 8))
+    probability[3, 3] = broken
+    with pytest.raises(Fault, match="a: the network's map"):
+        scored(scan_of(np.zeros((8, 8), np.bool_)), probability)
 
 
 @given(pairs)
 def test_dsc_is_symmetric_bounded_and_follows_from_jaccard(pair):
     one, other = pair
     one[0, 0] = other[-1, -1] = True
-    there = score_scan(scan_of(other), one.astype(np.float32))
-    back = score_scan(scan_of(one), other.astype(np.float32))
+    there = scored(scan_of(other), one.astype(np.float32))
+    back = scored(scan_of(one), other.astype(np.float32))
     assert there.dsc == back.dsc
-    assert there.hd95_px == back.hd95_px
+    assert dice(one, other) == there.dsc
+    for name in SURFACE_MEASURES:
+        assert getattr(there, f"{name}_px") == pytest.approx(getattr(back, f"{name}_px"))
     assert (there.precision, there.recall) == (back.recall, back.precision)
     assert there.dsc == pytest.approx(2 * there.jaccard / (1 + there.jaccard))
     for measure in ("dsc", "precision", "recall", "jaccard", "rmse"):
@@ -135,34 +174,19 @@ def test_dsc_is_symmetric_bounded_and_follows_from_jaccard(pair):
     assert there.jaccard <= min(there.precision, there.recall)
 
 
-@settings(max_examples=200)
-@given(pairs, st.tuples(st.floats(0.05, 3), st.floats(0.05, 3)))
-def test_hd95_is_that_of_comparing_every_pair_of_outline_pixels(pair, spacing):
-    marked, truth = pair
-    marked[-1, 0] = truth[0, 0] = True
-    assert hd95(marked, truth, spacing) == pytest.approx(brute_hd95(marked, truth, spacing))
-    assert hd95(marked, truth, spacing) < math.hypot(marked.shape[0] * spacing[0], marked.shape[1] * spacing[1])
-
-
-def test_hd95_of_large_shifted_outlines_is_their_shift_in_each_direction_s_unit():
-    truth = rectangle((200, 300), 50, 60, 120, 180)
-    down, across = np.roll(truth, 10, axis=0), np.roll(truth, 10, axis=1)
-    assert hd95(down, truth, (0.1, 0.4)) == pytest.approx(1.0)
-    assert hd95(across, truth, (0.1, 0.4)) == pytest.approx(4.0)
-
-
 def test_a_summary_takes_means_over_lesions_and_counts_normals_apart():
     scores = [
         score_of("a", "p", dsc=0.9, hd95_px=2.0),
         score_of("b", "q", dsc=0.6, hd95_px=4.0),
         score_of("c", "q", dsc=0.0, hd95_px=30.0, marked=False),
-        ScanScore("d", "r", "normal", False, True, *[None] * 7),
-        ScanScore("e", "s", "normal", False, False, *[None] * 7),
-        ScanScore("f", "s", "normal", False, False, *[None] * 7),
+        normal_score("d", "r", 0.3),
+        normal_score("e", "s"),
+        normal_score("f", "s"),
     ]
     summary = summarise(scores)
     assert (summary.cases, summary.missed, summary.unit) == (3, 1, "px")
     assert (summary.normals.cases, summary.normals.false_positive_rate) == (3, pytest.approx(1 / 3))
+    assert summary.normals.marked_fraction == pytest.approx(0.1)
     assert summary.dsc.mean == pytest.approx(0.5)
     assert summary.dsc.median == 0.6
     assert summary.dsc.sd == pytest.approx(math.sqrt((0.4**2 + 0.1**2 + 0.5**2) / 2))
@@ -171,16 +195,17 @@ def test_a_summary_takes_means_over_lesions_and_counts_normals_apart():
 
 def test_a_summary_is_json_by_its_contract():
     told = summarise([score_of("a", "p"), score_of("b", "q")]).as_json()
-    assert set(told) == {"cases", "missed", "normals", "unit", *MEASURES}
-    assert set(told["normals"]) == {"cases", "false_positive_rate"}
+    assert set(told) == {"cases", "missed", "normals", "unit", "surface_tolerance", *MEASURES}
+    assert set(told["normals"]) == {"cases", "false_positive_rate", "marked_fraction"}
+    assert {"dsc", "precision", "recall", "jaccard", "rmse", "hd95"} < set(MEASURES)
     for measure in MEASURES:
         assert set(told[measure]) == {"mean", "sd", "median", "low", "high"}
 
 
 def test_without_lesions_there_are_no_means_and_no_nan():
-    told = summarise([ScanScore("d", "r", "normal", False, False, *[None] * 7)]).as_json()
+    told = summarise([normal_score("d", "r")]).as_json()
     assert told["cases"] == 0
-    assert told["normals"] == {"cases": 1, "false_positive_rate": 0.0}
+    assert told["normals"] == {"cases": 1, "false_positive_rate": 0.0, "marked_fraction": 0.0}
     assert all(value is None for measure in MEASURES for value in told[measure].values())
     assert summarise([]).normals.false_positive_rate is None
 
@@ -192,16 +217,22 @@ def test_one_patient_has_a_mean_and_no_interval():
     assert summarise([score_of("a", dsc=0.4)]).dsc.sd is None
 
 
-def test_hd95_that_was_left_out_has_no_mean():
-    assert summarise([score_of("a", "p", hd95_px=None), score_of("b", "q", hd95_px=None)]).hd95.mean is None
+def test_a_surface_measure_that_was_left_out_has_no_mean():
+    left_out = dict.fromkeys((f"{name}_px" for name in SURFACE_MEASURES), None)
+    summary = summarise([score_of("a", "p", **left_out), score_of("b", "q", **left_out)])
+    assert [getattr(summary, name).mean for name in SURFACE_MEASURES] == [None] * 4
 
 
 def test_units_are_never_mixed_in_one_mean():
-    in_mm = [score_of("a", "p", hd95_px=10.0, hd95_mm=1.0), score_of("b", "q", hd95_px=30.0, hd95_mm=6.0)]
-    assert (summarise(in_mm).unit, summarise(in_mm).hd95.mean) == ("mm", pytest.approx(3.5))
-    mixed = [*in_mm, score_of("c", "r", hd95_px=20.0)]
-    assert (summarise(mixed).unit, summarise(mixed).hd95.mean) == ("px", pytest.approx(20.0))
-    with_normal = [*in_mm, ScanScore("d", "s", "normal", False, False, *[None] * 7)]
+    in_mm = {f"{name}_mm": 1.0 for name in SURFACE_MEASURES}
+    known = [score_of("a", "p", **in_mm), score_of("b", "q", **(in_mm | {"hd95_px": 30.0, "hd95_mm": 6.0}))]
+    summary = summarise(known)
+    assert (summary.unit, summary.surface_tolerance, summary.hd95.mean) == ("mm", 1.0, pytest.approx(3.5))
+    assert [getattr(summary, name).mean for name in ("assd", "surface_dice")] == [1.0, 1.0]
+    summary = summarise([*known, score_of("c", "r", hd95_px=20.0)])
+    assert (summary.unit, summary.surface_tolerance, summary.hd95.mean) == ("px", 5.0, pytest.approx(18.0))
+    assert [getattr(summary, name).mean for name in ("assd", "surface_dice")] == [4.0, 0.5]
+    with_normal = [*known, normal_score("d", "s")]
     assert summarise(with_normal).unit == "mm"
 
 
