@@ -5,6 +5,7 @@ import textwrap
 
 import numpy as np
 import pytest
+import torch
 
 from data_pipeline import Fault
 from trainer import networks
@@ -13,6 +14,8 @@ from trainer.serving.bundle import bundle_source, join_modules
 
 SEGMENTER = (
     "data_pipeline.pixels",
+    "trainer.networks.blocks",
+    "trainer.networks.synchronised",
     "trainer.networks.unet",
     "trainer.serving.components",
     "trainer.serving.segmenter",
@@ -45,8 +48,9 @@ def write(tmp_path, monkeypatch):
     return written
 
 
-def test_the_registered_model_s_file_imports_what_serving_has_and_nothing_else():
-    source = bundle_source("trainer.networks.unet")
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_the_registered_model_s_file_imports_what_serving_has_and_nothing_else(name):
+    source = bundle_source(networks.NETWORKS[name].__module__)
     compile(source, "model.py", "exec")
     imported = set()
     for node in ast.walk(ast.parse(source)):
@@ -81,6 +85,45 @@ np.savez(folder / "maps.npz", *segmenter.probabilities(images))
     for there, here in zip(maps, expected, strict=True):
         np.testing.assert_allclose(there, here, atol=1e-6)
         assert np.array_equal(there >= 0.5, here >= 0.5)
+
+
+def test_every_network_gives_the_same_logits_out_of_its_file_and_out_of_one_of_all(tmp_path):
+    modules = {name: kind.__module__ for name, kind in networks.NETWORKS.items()}
+    (tmp_path / "all.txt").write_text(bundle_source(*modules.values()))
+    for name, module in modules.items():
+        (tmp_path / f"{name}.txt").write_text(bundle_source(module))
+    asked = [(name, name) for name in modules] + [("all", "deepres"), ("all", "unetpp")]
+    use = f"""
+import torch
+
+for file, kind in {[(file, networks.NETWORKS[name].__name__) for file, name in asked]!r}:
+    scope = {{}}
+    exec(compile(open(file + ".txt").read(), file, "exec"), scope)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        print(scope[kind]().eval()(torch.rand(1, 1, 64, 64))[0].norm().item())
+"""
+    script = tmp_path / "model.py"
+    script.write_text(WITHOUT_THIS_PROJECT + use)
+
+    ended = subprocess.run(
+        [sys.executable, "-I", str(script)], check=True, cwd=tmp_path, stdout=subprocess.PIPE, timeout=240
+    )
+
+    norms = [float(line) for line in ended.stdout.split()]
+    for (_, name), norm in zip(asked, norms, strict=True):
+        torch.manual_seed(1)
+        with torch.no_grad():
+            expected = networks.build(name).eval()(torch.rand(1, 1, 64, 64))[0].norm().item()
+        assert norm == pytest.approx(expected, rel=1e-5), name
+
+
+def test_what_two_networks_share_is_bundled_once_and_before_them():
+    source = bundle_source("trainer.networks.unet", "trainer.networks.segnet")
+    places = [source.index(f"\nclass {name}(") for name in ("Network", "SynchronisedBatchNorm", "UNet", "SegNet")]
+    assert places == sorted(places)
+    assert source.count("\nclass Network(") == source.count("\nclass Convolution(") == 1
+    assert "class SynchronisedBatchNorm" not in bundle_source("trainer.networks.segnet")
 
 
 def test_imports_between_joined_modules_go_and_everything_else_stays(write):

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from hypothesis import assume, given
@@ -183,13 +185,15 @@ def test_a_discriminator_is_the_sequence_that_its_description_gives():
     assert torch.allclose(network.stages[0](seen), features, rtol=1e-9, atol=1e-9)
 
 
-def test_discriminators_start_as_segans_critic_does():
+def test_discriminators_start_as_segans_critic_does_but_for_the_logit():
     torch.manual_seed(0)
-    for layer in convolutions(Discriminators(PAPER_WIDTHS, PAPER_STRIDES, stages=1).stages[0]):
+    *critic, last = convolutions(Discriminators(PAPER_WIDTHS, PAPER_STRIDES, stages=1).stages[0])
+    for layer in critic:
         expected = (2 / (layer.kernel_size[0] ** 2 * layer.out_channels)) ** 0.5
         assert layer.weight.std().item() == pytest.approx(expected, rel=0.05)
         assert abs(layer.weight.mean().item()) < 0.05 * expected
-    assert not layer.bias.any()
+    bound = (16 * 512) ** -0.5
+    assert 0.99 * bound < last.weight.abs().max().item() <= bound
 
 
 side_strides = st.lists(st.integers(1, 3), min_size=5, max_size=5)
@@ -229,10 +233,30 @@ def test_a_network_is_built_by_its_name_with_its_settings():
     assert isinstance(build("unet", in_channels=1, widths=list(NARROW)), UNet)
 
 
-@pytest.mark.parametrize("name", ["u-net", "UNet", "resnet", ""])
-def test_an_unknown_name_is_answered_with_the_nearest(name):
-    with pytest.raises(WrongCall, match=f"there is no network {name}; the nearest is unet"):
+@pytest.mark.parametrize("name", ["unet++", "UNet", "resnet", ""])
+def test_an_unknown_name_is_answered_with_those_there_are(name):
+    there = "unet, deepres, msunet, unetpp, segnet, attunet, u2net, unet3p"
+    with pytest.raises(WrongCall, match=f"^there is no network {re.escape(name)}; there are {there}$"):
         build(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "has"),
+    [
+        ("unet", "depth", "in_channels, widths, heads, norm"),
+        ("segnet", "widths", "in_channels"),
+        ("u2net", "norm", "in_channels, heads"),
+    ],
+)
+def test_a_setting_that_a_network_does_not_have_is_answered_with_those_it_has(name, setting, has):
+    with pytest.raises(WrongCall, match=f"^the network {name} has no setting {setting}; it has {has}$"):
+        build(name, **{setting: 3})
+
+
+@pytest.mark.parametrize("settings", [{"widths": 5}, {"widths": ["a", "b"]}, {"heads": "two"}, {"widths": [4, -6]}])
+def test_a_setting_with_a_value_that_cannot_be_is_refused_in_one_line(settings):
+    with pytest.raises(WrongCall, match=r"^the network unet cannot be built: [^\n]*$"):
+        build("unet", **settings)
 
 
 def test_the_list_of_networks_cannot_be_changed():

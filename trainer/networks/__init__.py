@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -41,8 +40,7 @@ def build(name: str, in_channels: int = 1, **settings: Any) -> Network:
     setting that this one does not have or cannot have with that value.
     """
     if name not in NETWORKS:
-        nearest = difflib.get_close_matches(name, NETWORKS, n=1, cutoff=0.0)
-        raise WrongCall(f"there is no network {name}; the nearest is {nearest[0]}")
+        raise WrongCall(f"there is no network {name}; there are {', '.join(NETWORKS)}")
     known = inspect.signature(NETWORKS[name]).parameters
     for setting in settings:
         if setting not in known:
