@@ -8,7 +8,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
@@ -57,6 +57,9 @@ class Store(Protocol):
 
     def publish(self, name: str, data: bytes) -> None:
         """Write an object that must not exist yet (else WrongCall). Of several writers at once exactly one wins."""
+
+    def delete(self, name: str) -> None:
+        """Remove the object; one that is not there is as good as removed."""
 
 
 def open_store(uri: str) -> Store:
@@ -163,6 +166,15 @@ class FolderStore:
             except FileExistsError as existing:
                 raise taken(self._uri(name)) from existing
         self.counters.add(requests=1, bytes_written=len(data))
+
+    def delete(self, name: str) -> None:
+        """Remove the file, and the folders below the root that it leaves empty."""
+        self.counters.add(requests=1)
+        with self._faults(name):
+            self._path(name).unlink(missing_ok=True)
+        with suppress(OSError):  # one that is not empty, or in which another writer just begins
+            for folder in self._path(name).parents[: name.count("/")]:
+                folder.rmdir()
 
     def _piece(self, name: str, stream: BinaryIO) -> bytes:
         with self._faults(name):

@@ -156,6 +156,10 @@ class S3Store:
             raise taken(self._uri(name))
         self.counters.add(bytes_written=len(data))
 
+    def delete(self, name: str) -> None:
+        """Remove the object, which S3 does not mind to be asked for twice."""
+        self._ask(name, lambda: self._client.delete_object(Bucket=self._bucket, Key=self._key(name)))
+
     def _put_in_parts(self, name: str, source: Path) -> None:
         """A multipart upload, whose parts are thrown away where it fails."""
         client, bucket, key = self._client, self._bucket, self._key(name)

@@ -82,6 +82,7 @@ def test_names_that_could_lead_out_of_the_root_are_refused(uri: str, name: str, 
         lambda: store.download(name, source),
         lambda: store.put(name, source),
         lambda: store.publish(name, b""),
+        lambda: store.delete(name),
     ):
         with pytest.raises(WrongCall, match="no object's name"):
             action()
@@ -271,6 +272,24 @@ def test_of_eight_that_publish_at_once_one_wins(store: Store) -> None:
         thread.join(30)
     assert won == [store.read("index.json")]
     assert everything(store) == ["index.json"]
+
+
+def test_a_deleted_object_is_gone_with_the_folders_that_it_leaves_empty(store: Store, source: Path) -> None:
+    for name in ("deep/er/x", "deep/er/y", "deep/z"):
+        store.put(name, source)
+    for name in ("deep/er/x", "deep/er/x", "deep/never"):
+        store.delete(name)
+    assert everything(store) == ["deep/er/y", "deep/z"]
+    store.delete("deep/er/y")
+    assert [path.name for path in Path(store.uri, "deep").iterdir()] == ["z"]
+    store.delete("deep/z")
+    assert list(Path(store.uri).iterdir()) == []
+
+
+def test_what_cannot_be_deleted_is_named(store: Store, source: Path) -> None:
+    store.put("x/y", source)
+    with pytest.raises(Fault, match=r"^.*/store/x: Is a directory$"):
+        store.delete("x")
 
 
 def test_a_place_that_cannot_be_a_folder_is_one_line(source: Path) -> None:

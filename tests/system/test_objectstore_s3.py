@@ -101,6 +101,15 @@ def test_put_replaces(store: Store, source: Path) -> None:
     assert store.read("x") == b""
 
 
+def test_a_deleted_object_is_gone_and_may_be_deleted_again(store: Store, source: Path) -> None:
+    for name in ("deep/x", "deep/y"):
+        store.put(name, source)
+    for _ in range(2):
+        store.delete("deep/x")
+        assert not store.exists("deep/x")
+    assert store.exists("deep/y")
+
+
 def test_a_range_beyond_the_end_is_a_fault(store: Store, source: Path) -> None:
     store.put("x", source)
     with one_line(Fault, "x does not hold 11 bytes at offset 2999990"):
