@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from data_pipeline import WrongCall
 from trainer.networks import NETWORKS, Network, build
@@ -18,6 +19,17 @@ PUBLISHED = {
     "attunet": (34_877_421, 34_878_573),
     "u2net": (44_008_717, 44_009_869),
     "unet3p": (26_970_625, 26_971_777),
+}
+# Thousand millions of multiplications in the convolutions for one scan of 256x256, counted likewise.
+COSTS = {
+    "unet": 48.09,
+    "deepres": 45.14,
+    "msunet": 75.82,
+    "unetpp": 29.75,
+    "segnet": 39.94,
+    "attunet": 66.35,
+    "u2net": 37.43,
+    "unet3p": 197.58,
 }
 MULTIPLES = dict.fromkeys(PUBLISHED, 16) | {"deepres": 8, "segnet": 32, "u2net": 32}
 AT_FULL_SIZE = {"unetpp"}
@@ -40,6 +52,13 @@ def test_a_network_has_the_published_number_of_parameters(name, counts):
         for channels, count in zip((1, 3), counts, strict=True):
             network = made(name, channels)
             assert sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad) == count
+
+
+@pytest.mark.parametrize(("name", "cost"), COSTS.items())
+def test_a_network_computes_as_much_as_the_published_one(name, cost):
+    with torch.device("meta"), FlopCounterMode(display=False) as counted:
+        made(name)(torch.zeros(1, 1, 256, 256))
+    assert round(counted.get_total_flops() / 2e9, 2) == cost
 
 
 @pytest.mark.parametrize(("name", "each"), [("unetpp", 32 + 1), ("u2net", 0), ("unet3p", 9 * 320 + 1)])

@@ -45,7 +45,7 @@ def _joint_statistics(features: Tensor) -> tuple[Tensor, ...]:
     the features' own has.
     """
     variance, mean = (values.double() for values in torch.var_mean(features, dim=(0, 2, 3), correction=0))
-    here = mean.new_tensor([features[:, 0].numel()])
+    here = mean.new_full((1,), features[:, 0].numel())
     channels = len(mean)
     sums = _SumOverProcesses.apply(torch.cat((mean * here, (variance + mean.square()) * here, here)))
     total, squares, count = sums.split((channels, channels, 1))
