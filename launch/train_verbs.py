@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,8 +15,17 @@ from launch.terminal import say, show_table
 
 if TYPE_CHECKING:
     from trainer.config import Config
+    from trainer.study_table import StudyTable
 
 Source = Annotated[str, typer.Argument(metavar="CONFIG", help="A preset's name (paper, quick) or a YAML file.")]
+SourceOrStudy = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG",
+        help="A preset's name (paper, quick) or a YAML file; or a study's (paper-comparison, paper-ablation, "
+        "paper-readings, each with -quick behind it for two cores).",
+    ),
+]
 Changes = Annotated[
     list[str] | None, typer.Argument(metavar="key=value", help="Changes, for example training.epochs=20.")
 ]
@@ -36,14 +46,26 @@ def train(config: Source, changes: Changes = None, json: JsonFile = None) -> Non
     )
 
 
-def crossval(config: Source, changes: Changes = None, json: JsonFile = None) -> None:
-    """Train once for each fold, held out in turn, and register the best fold's network as candidate."""
+def crossval(config: SourceOrStudy, changes: Changes = None, json: JsonFile = None) -> None:
+    """Train once for each fold, held out in turn, and register a network as candidate; or carry out a study.
+
+    A study trains each of its variants so and writes a table of them, with intervals and paired differences. Started
+    again, it skips what is finished and goes on with the rest.
+    """
+    from trainer.study import is_study
+
+    if is_study(config):
+        _study(config, changes or (), json)
+    else:
+        _crossval(config, changes or (), json)
+
+
+def _crossval(source: str, changes: Sequence[str], json: Path | None) -> None:
     from trainer.config import load_config
     from trainer.crossval import crossval
 
-    wanted = load_config(config, changes or ())
-    folds = f"folds {', '.join(map(str, wanted.folds))}" if wanted.folds else "every fold"
-    say(f"Cross-validating {_plan(wanted)}, holding out {folds} in turn; output: {wanted.output}")
+    wanted = load_config(source, changes)
+    say(f"Cross-validating {_plan(wanted)}, holding out {_folds(wanted)} in turn; output: {wanted.output}")
     summary = crossval(wanted)
     rows = []
     for name, mean in summary.mean.items():
@@ -52,21 +74,56 @@ def crossval(config: Source, changes: Changes = None, json: JsonFile = None) -> 
     columns = ("measure", *(f"fold {fold}" for fold in summary.folds), "mean", "sd")
     show_table("Each fold, held out", columns, rows, numbers=True)
     write_json(json, asdict(summary))
-    registered = (
-        f"the network of fold {summary.best_fold} is {summary.model.uri}" if summary.model else "not registered"
+    which = "ensemble" if summary.registered == "ensemble" else f"network of fold {summary.best_fold}"
+    registered = f"the {which} is {summary.model.uri}" if summary.model else "not registered"
+    say(f"Cross-validated; {registered}; the folds' ensemble is {summary.ensemble}; all else is in {summary.output}")
+
+
+def _study(source: str, changes: Sequence[str], json: Path | None) -> None:
+    from trainer.study import load_study
+    from trainer.study_run import run_study
+
+    study = load_study(source, changes)
+    shared, count = study.shared, len(study.variants)
+    say(
+        f"Comparing {count} variants ({', '.join(study.variants)}): {_plan(shared, study.table)}, "
+        f"holding out {_folds(shared)} in turn; output: {shared.output}"
     )
-    say(f"Cross-validated; {registered}; all else is in {summary.output}")
+    summary = run_study(study)
+    _show_study(summary.table)
+    write_json(json, summary.as_json())
+    output = Path(summary.output)
+    say(f"Compared {count} variants; the table is {output / 'table.md'}, every scan's scores {output / 'scores.png'}")
+
+
+def _show_study(table: StudyTable) -> None:
+    """The paper's columns; table.md has more."""
+    from trainer.study_text import cells, headings, meaning
+
+    kept = [place for place, heading in enumerate(headings(table)) if not heading.startswith(_ONLY_IN_FILES)]
+    rows = [[cells(row, table)[place].replace(" [", "\n[") for place in kept] for row in table.rows]
+    show_table(f"{table.title}: {meaning(table)}", [headings(table)[place] for place in kept], rows, numbers=True)
 
 
 def parsed_config(arguments: Sequence[str]) -> Config:
-    """The configuration that a training verb with these arguments would run. Raises what the verb would raise."""
+    """The configuration that a training verb with these arguments would run, of a study what its variants share.
+
+    Raises what the verb would raise.
+    """
     from trainer.config import load_config
+    from trainer.study import is_study, load_study
 
     verb, *rest = arguments
     group: Any = typer.main.get_command(_verbs)
     with group.commands[verb].make_context(f"sonotrain {verb}", rest) as context:
-        return load_config(context.params["config"], context.params["changes"] or ())
+        source, changes = context.params["config"], context.params["changes"] or ()
+    if verb == "crossval" and is_study(source):
+        return load_study(source, changes).shared
+    return load_config(source, changes)
 
+
+_ONLY_IN_FILES = ("Folds", "HD95", "Normal", "Parameters", "Minutes")
+"""How headings begin for which a terminal has no room."""
 
 _verbs = typer.Typer()
 for _verb in (train, crossval):
@@ -77,10 +134,14 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _plan(config: Config) -> str:
+def _folds(config: Config) -> str:
+    return f"folds {', '.join(map(str, config.folds))}" if config.folds else "every fold"
+
+
+def _plan(config: Config, what: str = "") -> str:
     """What a training will do, in half a line."""
     training, size = config.training, "x".join(map(str, config.data.size))
     return (
-        f"{config.network.name} at {size} on {', '.join(config.data.uris) or '(no data.uri)'}, "
+        f"{what or config.network.name} at {size} on {', '.join(config.data.uris) or '(no data.uri)'}, "
         f"{training.epochs} epochs in batches of {training.batch}"
     )

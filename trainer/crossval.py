@@ -1,37 +1,42 @@
-"""Cross-validation: a training for each fold, held out in turn, and the best fold's network registered."""
+"""Cross-validation: a training for each fold, held out in turn; their networks as one, and one of them registered."""
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data_pipeline import Dataset, Fault
 from trainer.atomic import replacing
 from trainer.config import Config
+from trainer.ensemble import write_ensemble
 from trainer.feasible import check, dataset_of
 from trainer.loop import memory_for, train_fold
-from trainer.metrics import MEASURES
+from trainer.metrics import MEASURES, SURFACE_MEASURES
 from trainer.processes import World, joined
 from trainer.registry import RegisteredModel, register
-from trainer.run_folder import TrainingResult
+from trainer.run_folder import RunFolder, TrainingResult
+from trainer.stopping import Stopped
 from trainer.tracking import Run, start_run
 
 log = logging.getLogger("sonotrain")
 
 ALIAS = "candidate"
-"""Under which the best fold's network is registered: promotion to champion is a person's decision."""
+"""Under which a network is registered: promotion to champion is a person's decision."""
 
 
 @dataclass(frozen=True)
 class CrossvalSummary:
     """Each fold's result, and of each measure's mean on a fold the mean and standard deviation over folds.
 
-    mean and sd leave out what has no value; sd needs two folds. model is None where nothing could be registered.
+    mean and sd leave out what has no value; sd needs two folds. ensemble is the folder of all folds' networks as one
+    model. registered says which was to be registered; model is None where nothing could be.
     """
 
     output: str
@@ -39,6 +44,8 @@ class CrossvalSummary:
     mean: Mapping[str, float]
     sd: Mapping[str, float]
     best_fold: int
+    ensemble: str
+    registered: Literal["best_fold", "ensemble"]
     model: RegisteredModel | None
 
 
@@ -46,101 +53,143 @@ def crossval(config: Config) -> CrossvalSummary:
     """Train with each fold of config.folds (or of the dataset) held out, as child runs of one run in MLflow.
 
     A fold that is finished in the output folder is not trained again. Raises WrongCall before anything is
-    written where a fold does not exist or cannot be trained.
+    written where a fold does not exist or cannot be trained, or where another configuration's run lies.
     """
     dataset = dataset_of(config)
     folds = config.folds or tuple(dataset.folds())
     output = Path(config.output)
     with joined(config.training.timeout_minutes) as world, memory_for(config, dataset) as resident:
-        each = {fold: config.replace(data__fold=fold, output=str(output / f"fold-{fold}")) for fold in folds}
+        each = {fold: of_fold(config, fold) for fold in folds}
         for one in each.values():
-            check(one, dataset, world.size)
-        run = _parent_run(output, config, dataset, world)
-        try:
+            check_startable(one, dataset, world)
+        with parent_run(output, config, dataset, world, "crossval") as run:
             results = {}
             for fold, one in each.items():
                 if world.leads:
                     print(f"holding out fold {fold} (of {', '.join(map(str, folds))})", flush=True)
                 results[fold] = train_fold(one, dataset, world, resident, parent=run.id)
             summary = world.tell(_summarised(output, results, config, run) if world.leads else None)
-        except BaseException:
-            run.finish("FAILED")
-            raise
-        run.finish()
     assert summary is not None
     return summary
 
 
-def _parent_run(output: Path, config: Config, dataset: Dataset, world: World) -> Run:
-    """The run that the folds' runs belong to: the one that it began with, where it goes on."""
+def of_fold(config: Config, fold: int) -> Config:
+    """The training that holds this fold out, in a folder of its own below the output."""
+    own = f"fold-{fold}"
+    mirror = config.checkpoints.mirror and f"{config.checkpoints.mirror.rstrip('/')}/{own}"
+    return config.replace(data__fold=fold, output=str(Path(config.output) / own), checkpoints__mirror=mirror)
+
+
+def check_startable(config: Config, dataset: Dataset, world: World) -> None:
+    """Raise WrongCall for a training that cannot be, or whose folder holds another configuration's."""
+    check(config, dataset, world.size)
+    if world.leads:
+        RunFolder(Path(config.output)).require_same(config, dataset.index.digest)
+
+
+@contextmanager
+def parent_run(
+    output: Path, config: Config, dataset: Dataset, world: World, kind: str, parent: str | None = None
+) -> Iterator[Run]:
+    """The run in MLflow that others belong to: the one that this output folder began with, where it goes on.
+
+    kind becomes a tag; parent is the id of the run that this one belongs to itself. The run is finished at the end.
+    """
     note = output / "tracking.json"  # run.json would be that of a training in the same folder
     run = start_run(
         name=output.name,
         experiment=config.tracking.experiment,
         params=config.flat() | {"world_size": world.size},
-        tags={"dataset.name": dataset.index.name, "dataset.digest": dataset.index.digest, "kind": "crossval"},
+        tags={"dataset.name": dataset.index.name, "dataset.digest": dataset.index.digest, "kind": kind},
+        parent=parent,
         resume=json.loads(note.read_text(encoding="utf-8"))["run_id"] if note.exists() else None,
         rank=world.rank,
     )
     if run.id:
         with replacing(note) as partial:
             partial.write_text(json.dumps({"run_id": run.id}), encoding="utf-8")
-    return run
+    try:
+        yield run
+    except BaseException as ended:
+        run.finish("KILLED" if isinstance(ended, Stopped) else "FAILED")
+        raise
+    run.finish()
 
 
 def _summarised(output: Path, results: dict[int, TrainingResult], config: Config, run: Run) -> CrossvalSummary:
-    """Mean and spread over folds, written down, and the best fold's network registered."""
+    """Mean and spread over folds, written down, the networks as one model, and one of these registered."""
     mean, sd = spread([result.validation for result in results.values()])
-    best = max(results, key=lambda fold: results[fold].validation["dsc"]["mean"] or 0.0)
     run.metrics({f"{name}.mean": value for name, value in mean.items()}, step=0)
     run.metrics({f"{name}.sd": value for name, value in sd.items()}, step=0)
-    path = output / "crossval.json"
-    model = _registered_before(path, results) or _registered(results[best], best, config, run, mean, sd)
-    summary = CrossvalSummary(str(output), results, mean, sd, best, model)
+    path, ensemble = output / "crossval.json", output / "ensemble"
+    before = _told_before(path, results)
+    if not (before and ensemble.exists()):
+        shutil.rmtree(ensemble, ignore_errors=True)
+        write_ensemble([Path(result.checkpoint) for result in results.values()], ensemble)
+    best = max(results, key=lambda fold: results[fold].validation["dsc"]["mean"] or 0.0)
+    wanted = config.tracking.registers
+    if before and before["model"] and before["registered"] == wanted:
+        model: RegisteredModel | None = RegisteredModel(**before["model"])
+    elif wanted == "ensemble":
+        model = _registered(ensemble, results, config, run, mean, sd)
+    else:
+        model = _registered(Path(results[best].checkpoint), {best: results[best]}, config, run, mean, sd)
+    summary = CrossvalSummary(str(output), results, mean, sd, best, str(ensemble), wanted, model)
     with replacing(path) as partial:
         partial.write_text(json.dumps(asdict(summary), indent=1), encoding="utf-8")
     run.artifact(path)
     return summary
 
 
-def _registered_before(path: Path, results: Mapping[int, TrainingResult]) -> RegisteredModel | None:
-    """The model that these same results were registered as when they were summarised before."""
+def _told_before(path: Path, results: Mapping[int, TrainingResult]) -> dict[str, Any] | None:
+    """What was written down when these same results were summarised before."""
     if not path.exists():
         return None
-    told = json.loads(path.read_text(encoding="utf-8"))
+    told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     same = {fold: entry["validation"] for fold, entry in told["folds"].items()} == {
         str(fold): result.validation for fold, result in results.items()
     }
-    return RegisteredModel(**told["model"]) if same and told["model"] else None
+    return told if same and "registered" in told else None
 
 
 def _registered(
-    result: TrainingResult, fold: int, config: Config, run: Run, mean: Mapping[str, float], sd: Mapping[str, float]
+    model_folder: Path,
+    members: Mapping[int, TrainingResult],
+    config: Config,
+    run: Run,
+    mean: Mapping[str, float],
+    sd: Mapping[str, float],
 ) -> RegisteredModel | None:
-    """The best fold's network in the registry; a tracker that is out of reach costs the registration alone."""
-    measured = {
-        name: result.validation[name]["mean"] for name in MEASURES if result.validation[name]["mean"] is not None
-    }
+    """A model of these folds' networks in the registry, with their means, each on the fold that it never saw.
+
+    A tracker that is out of reach costs the registration alone.
+    """
+    measured, _ = spread([result.validation for result in members.values()])
     over_folds = {f"crossval_{name}_mean": value for name, value in mean.items()}
     over_folds |= {f"crossval_{name}_sd": value for name, value in sd.items()}
+    first = next(iter(members.values()))
     tags = {
-        "dataset_digest": result.digest,
-        "held_out_fold": str(fold),
+        "dataset_digest": first.digest,
+        "held_out_fold": " ".join(map(str, members)),
         "network": config.network.name,
         "seed": str(config.seed),
-        "hd95_unit": result.validation["unit"],
+        "hd95_unit": first.validation["unit"],
     }
     try:
-        return register(Path(result.checkpoint), config.tracking.model, ALIAS, run.id, {**measured, **over_folds}, tags)
+        return register(model_folder, config.tracking.model, ALIAS, run.id, {**measured, **over_folds}, tags)
     except Fault as out_of_reach:
         log.warning("%s", out_of_reach)
         return None
 
 
 def spread(validations: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean and sample standard deviation over folds of each measure's mean on a fold."""
+    """Mean and sample standard deviation over folds of each measure's mean on a fold.
+
+    Surface measures are left out where one fold has them in mm and another in pixels.
+    """
     mean, sd = {}, {}
-    for name in MEASURES:
+    one_unit = len({fold["unit"] for fold in validations}) == 1
+    for name in MEASURES if one_unit else [name for name in MEASURES if name not in SURFACE_MEASURES]:
         values = [fold[name]["mean"] for fold in validations if fold[name]["mean"] is not None]
         if values:
             mean[name] = statistics.fmean(values)
