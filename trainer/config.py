@@ -116,7 +116,7 @@ class Network(Branch):
     widths: Annotated[tuple[Positive, ...], Field(min_length=2)] = (64, 128, 256, 512, 1024)
     """Channels of each level of unet, finest first; their number is its depth."""
     norm: Literal["batch", "sync_batch", "instance", "group"] = "batch"
-    """Norm of unet's levels: over the batch of each process, over that of all, over each scan, or over groups of 8."""
+    """Norm of unet: over the scans of a process, of all processes, over each scan, or over groups of its channels."""
 
 
 class Discriminators(Branch):
@@ -126,6 +126,8 @@ class Discriminators(Branch):
     """Channels of the first four convolutions; the fifth gives one logit map."""
     strides: Annotated[tuple[Positive, ...], Field(min_length=5, max_length=5)] = (2, 2, 2, 2, 2)
     """Strides of the five convolutions; smaller ones let smaller scans be trained on."""
+    norm: Literal["batch", "sync_batch", "instance", "group"] = "batch"
+    """Their norm, as that of the network."""
     input: Literal["mask", "image_x_mask"] = "mask"
     """What they judge: the mask alone, as Eq. 2 has it, or the scan's gray values inside it."""
 

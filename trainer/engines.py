@@ -15,7 +15,7 @@ from trainer.buffers import joined_buffers
 from trainer.config import Config, Objective, Optimizer
 from trainer.guard import Guard
 from trainer.networks import Discriminators, build
-from trainer.networks.settings import network_settings, supervised_stages
+from trainer.networks.settings import discriminators_of, network_settings, supervised_stages
 
 SHARED_OUT = 3
 """The ZeRO stage at which no process holds the whole network."""
@@ -101,7 +101,7 @@ def start_engines(config: Config, world_size: int, device: torch.device) -> Engi
     torch.manual_seed(config.seed)
     generator = build(config.network.name, **network_settings(config.network, config.objective.stages)).to(device)
     stages = supervised_stages(config.network, config.objective.stages)
-    discriminators = Discriminators(config.discriminators.widths, config.discriminators.strides, stages)
+    discriminators = discriminators_of(config.discriminators, stages)
     average = None
     if training.ema:
         average = copy.deepcopy(generator).requires_grad_(False)

@@ -7,8 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.config import Config
 from trainer.engines import has_adversary
-from trainer.networks import Discriminators, build
-from trainer.networks.settings import network_settings, supervised_stages
+from trainer.networks import build
+from trainer.networks.settings import discriminators_of, network_settings, supervised_stages
 from trainer.objectives import stage_maps
 
 
@@ -27,7 +27,7 @@ def flops_of_a_scan(config: Config) -> float:
         maps = stage_maps(generator(scans), config.data.size, objective.truth)
         loss = torch.stack([seen.sum() for seen in maps]).sum()
         if has_adversary(objective, stages):
-            discriminators = Discriminators(config.discriminators.widths, config.discriminators.strides, stages)
+            discriminators = discriminators_of(config.discriminators, stages)
             seen = [stage.detach() for stage in maps]
             on_truths, on_maps = discriminators(seen, seen)
             torch.stack([judged.sum() for judged in (*on_truths, *on_maps)]).sum().backward()

@@ -17,6 +17,16 @@ from trainer.step import MicroBatch, train_iteration
 ITERATIONS = 3
 MICRO_BATCH = 2
 SIDE = 112
+OTHER_READINGS = (
+    "discriminators.input=image_x_mask",
+    "discriminators.norm=group",
+    "network.norm=group",
+    "objective.adversarial=non_saturating",
+    "objective.smoothing=0.1",
+    "objective.noise=0.1",
+    "objective.stages=3",
+    "optimizer.clip=0.5",
+)
 
 
 def main() -> None:
@@ -24,11 +34,14 @@ def main() -> None:
         differences = {}
         for zero, accumulation in product((0, 1, 2, 3), (1, 2)):
             differences[f"{zero} {accumulation}"] = compare(config(world, zero, accumulation), world)
+            if zero != 1:
+                readings = config(world, zero, accumulation, *OTHER_READINGS)
+                differences[f"{zero} {accumulation} readings"] = compare(readings, world)
     if world.leads:
         print(json.dumps(differences))
 
 
-def config(world: World, zero: int, accumulation: int) -> Config:
+def config(world: World, zero: int, accumulation: int, *changes: str) -> Config:
     return load_config(
         "quick",
         [
@@ -40,6 +53,7 @@ def config(world: World, zero: int, accumulation: int) -> Config:
             "training.channels_last=false",
             "network.widths=[4, 6, 8, 10, 12]",
             "discriminators.widths=[4, 6, 8, 10]",
+            *changes,
         ],
     )
 
@@ -59,8 +73,11 @@ def compare(wanted: Config, world: World) -> dict[str, float | bool]:
     held = False
     worst: dict[str, float] = {}
     for _ in range(ITERATIONS):
-        pieces = [[micro_batch(randomness) for _ in range(wanted.training.accumulation)] for _ in range(world.size)]
-        train_iteration(engines, [MicroBatch(*piece) for piece in pieces[world.rank]], wanted.objective)
+        noisy = wanted.objective.noise
+        pieces = [
+            [micro_batch(randomness, noisy) for _ in range(wanted.training.accumulation)] for _ in range(world.size)
+        ]
+        train_iteration(engines, pieces[world.rank], wanted.objective, wanted.discriminators.input)
         plain.iterate(pieces)
         held |= any(
             parameter.grad is not None and bool(parameter.grad.any())
@@ -97,11 +114,12 @@ def _follow(plain: PlainTraining, engines: Engines) -> None:
                 theirs.copy_(whole(engine, ours, None))
 
 
-def micro_batch(randomness: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def micro_batch(randomness: torch.Generator, noisy: float) -> MicroBatch:
     image = torch.rand(MICRO_BATCH, 1, SIDE, SIDE, generator=randomness)
     coarse = torch.rand(MICRO_BATCH, 1, SIDE // 16, SIDE // 16, generator=randomness)
     mask = (torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bilinear") > 0.6).float()
-    return image, mask
+    noise = noisy * torch.randn(MICRO_BATCH, 2, SIDE, SIDE, generator=randomness) if noisy else None
+    return MicroBatch(image, mask, noise)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import Config
-from trainer.networks import Discriminators, build
+from trainer.networks import build
+from trainer.networks.settings import discriminators_of, network_settings
+from trainer.step import MicroBatch
 
-Pieces = Sequence[Sequence[tuple[Tensor, Tensor]]]
-"""[rank][micro-batch] of image and mask, [B, 1, H, W]."""
+Pieces = Sequence[Sequence[MicroBatch]]
+"""[rank][micro-batch]."""
 
 
 class PlainTraining:
@@ -19,9 +21,11 @@ class PlainTraining:
 
     def __init__(self, config: Config) -> None:
         torch.manual_seed(config.seed)
-        self.generator = build(config.network.name, widths=config.network.widths)
-        self.discriminators = Discriminators(config.discriminators.widths, config.discriminators.strides)
+        self.generator = build(config.network.name, **network_settings(config.network, config.objective.stages))
+        self.discriminators = discriminators_of(config.discriminators, config.objective.stages)
         self.objective = config.objective
+        self.shown = config.discriminators.input
+        self.clip = config.optimizer.clip
         self.generator_adam = torch.optim.Adam(self.generator.parameters(), config.optimizer.generator_rate)
         self.discriminator_adam = torch.optim.Adam(
             self.discriminators.parameters(), config.optimizer.discriminator_rate
@@ -36,30 +40,48 @@ class PlainTraining:
         for place in range(accumulation):
             forwards = []
             for rank in pieces:
-                image, mask = rank[place]
-                maps = [torch.sigmoid(logits) for logits in self.generator(image)]
-                truths = [_shrunk(mask, seen.shape[-1]) for seen in maps]
-                forwards.append((maps, truths))
+                piece = rank[place]
+                maps = [torch.sigmoid(logits) for logits in self.generator(piece.image)]
+                truths = [_shrunk(piece.mask, seen.shape[-1]) for seen in maps]
+                forwards.append((piece, maps, truths))
                 loss = torch.zeros(())
                 for critic, seen, truth in zip(self.discriminators.stages, maps, truths, strict=True):
                     # Eq. 2 as the cross-entropy that it is, which loses no digits where a critic is sure.
-                    loss = loss + _cross_entropy(critic(truth), 1.0) + _cross_entropy(critic(seen.detach()), 0.0)
+                    loss = loss + _cross_entropy(critic(self._shown(truth, piece, 0)), 1.0 - self.objective.smoothing)
+                    loss = loss + _cross_entropy(critic(self._shown(seen.detach(), piece, 1)), 0.0)
                 (loss * share).backward()
             if place == accumulation - 1:
-                self.discriminator_adam.step()
-            for maps, truths in forwards:
+                self._step(self.discriminators, self.discriminator_adam)
+            for piece, maps, truths in forwards:
                 loss = torch.zeros(())
                 for stage, (seen, truth) in enumerate(zip(maps, truths, strict=True)):
                     dices = [
                         (2 * (p * g).sum() + 1) / (p.sum() + g.sum() + 1) for p, g in zip(seen, truth, strict=True)
                     ]
-                    judged = self.discriminators.stages[stage](seen)
+                    judged = self.discriminators.stages[stage](self._shown(seen, piece, 1))
+                    minimax = self.objective.adversarial == "minimax"
+                    fooled = -_cross_entropy(judged, 0.0) if minimax else _cross_entropy(judged, 1.0)
                     loss = loss + self.objective.alpha[stage] * (1 - torch.stack(dices).mean())
-                    loss = loss + self.objective.beta[stage] * -_cross_entropy(judged, 0.0)
+                    loss = loss + self.objective.beta[stage] * fooled
                 learnt = list(self.generator.parameters())
                 for parameter, gradient in zip(learnt, torch.autograd.grad(loss * share, learnt), strict=True):
                     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-        self.generator_adam.step()
+        self._step(self.generator, self.generator_adam)
+
+    def _step(self, network: nn.Module, adam: torch.optim.Adam) -> None:
+        if self.clip:
+            nn.utils.clip_grad_norm_(network.parameters(), self.clip)
+        adam.step()
+
+    def _shown(self, seen: Tensor, piece: MicroBatch, which: int) -> Tensor:
+        """What a discriminator sees of truths (0) or maps (1)."""
+        side = seen.shape[-1]
+        if self.shown == "image_x_mask":
+            seen = seen * nn.functional.adaptive_avg_pool2d(piece.image, side)
+        if piece.noise is not None:
+            factor = piece.noise.shape[-1] // side
+            seen = seen + piece.noise[:, which : which + 1, ::factor, ::factor]
+        return seen
 
 
 def _cross_entropy(logits: Tensor, real: float) -> Tensor:

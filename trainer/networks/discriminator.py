@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from trainer.networks.unet import NORMS
+
 KERNELS = (7, 5, 4, 4, 4)
 PADDINGS = (3, 2, 1, 1, 1)
 
@@ -17,9 +19,9 @@ PADDINGS = (3, 2, 1, 1, 1)
 class Discriminators(nn.Module):
     """One discriminator per stage in one module, so that one DeepSpeed engine drives them all."""
 
-    def __init__(self, widths: Sequence[int], strides: Sequence[int], stages: int = 4) -> None:
+    def __init__(self, widths: Sequence[int], strides: Sequence[int], stages: int = 4, norm: str = "batch") -> None:
         super().__init__()
-        self.stages = nn.ModuleList(Discriminator(widths, strides) for _ in range(stages))
+        self.stages = nn.ModuleList(Discriminator(widths, strides, norm) for _ in range(stages))
 
     def forward(self, truths: Sequence[Tensor], maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Logits for true masks and for predicted maps, stage by stage: high means taken for a true mask."""
@@ -33,7 +35,7 @@ class Discriminators(nn.Module):
 class Discriminator(nn.Sequential):
     """Five convolutions from a mask [B, 1, H, W] to a map of logits, each with a receptive field of its own."""
 
-    def __init__(self, widths: Sequence[int], strides: Sequence[int]) -> None:
+    def __init__(self, widths: Sequence[int], strides: Sequence[int], norm: str = "batch") -> None:
         layers: list[nn.Module] = []
         channels = (1, *widths, 1)
         last = len(KERNELS) - 1
@@ -44,7 +46,7 @@ class Discriminator(nn.Sequential):
                 nn.init.normal_(convolution.weight, std=(2.0 / (kernel * kernel * after)) ** 0.5)
             layers.append(convolution)
             if 0 < number < last:
-                layers.append(nn.BatchNorm2d(after))
+                layers.append(NORMS[norm](after))
             if number < last:
                 layers.append(nn.LeakyReLU(0.2, inplace=True))
         super().__init__(*layers)

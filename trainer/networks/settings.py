@@ -1,11 +1,12 @@
-"""From the configuration to the keyword arguments of a network."""
+"""From the configuration to what builds the networks."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from trainer.config import Discriminators as DiscriminatorSettings
 from trainer.config import Network
-from trainer.networks import NETWORKS
+from trainer.networks import NETWORKS, Discriminators
 
 
 def network_settings(network: Network, stages: int) -> dict[str, Any]:
@@ -22,3 +23,8 @@ def supervised_stages(network: Network, stages: int) -> int:
     """How many outputs the network is supervised at, of so many wanted."""
     has: int = NETWORKS[network.name].stages
     return min(stages, has, len(network.widths) - 1) if network.name == "unet" else min(stages, has)
+
+
+def discriminators_of(settings: DiscriminatorSettings, stages: int) -> Discriminators:
+    """The discriminators of so many supervised stages."""
+    return Discriminators(settings.widths, settings.strides, stages, settings.norm)
