@@ -9,6 +9,7 @@ load, and torch and safetensors alone can read it.
     generator.live.safetensors  the weights that training goes on from, where the model to use is their average
     discriminators.safetensors  the same for the other side, where there is one
     *.moments.safetensors       Adam's two moments, `exp_avg/NAME` and `exp_avg_sq/NAME`
+    generator.zero3/            instead of the generator's moments where ZeRO stage 3 shares the generator out
     state.json                  where the run stands, and its configuration
     manifest.json
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -36,13 +38,17 @@ from trainer.checkpoint_files import (
     name_of,
     names,
     newest,
+    partial_of,
     prune,
     publish,
+    step_of,
 )
+from trainer.checkpoint_shared import is_shared_out, load_shared, require_same_layout, save_shared
 from trainer.checkpoint_state import HostCopy, adam_steps, average_buffers, restore, sides_of, tensors_of, whole
 from trainer.config import Checkpoints as Settings
 from trainer.config import Config
 from trainer.engines import Engines
+from trainer.mirror import Mirror
 from trainer.networks.settings import network_settings
 from trainer.processes import World
 
@@ -53,8 +59,8 @@ log = logging.getLogger("sonotrain")
 STATE = "state.json"
 NETWORK = "network.json"
 
-CLOSING = 300.0
-"""Seconds that the end of a run waits for its last checkpoint to be written."""
+PATIENCE = 300.0
+"""Seconds that a checkpoint has to be written, before the run goes on or ends without it."""
 
 _WORTH_A_WORD = 1.0
 
@@ -81,13 +87,20 @@ class Progress:
 
 
 class Checkpoints:
-    """A run's checkpoints. Every rank has one and calls it at the same steps; rank 0's files are those that count."""
+    """A run's checkpoints. Every rank has one and calls it at the same steps; rank 0's files are those that count.
 
-    def __init__(self, folder: Path, settings: Settings, world: World) -> None:
+    require_same is told the state of a checkpoint that comes from the mirror, and raises where it is another run's.
+    """
+
+    def __init__(
+        self, folder: Path, settings: Settings, world: World, require_same: Callable[[Mapping[str, Any]], None]
+    ) -> None:
         self._folder = folder
         self._settings = settings
         self._world = world
+        self._require_same = require_same
         self._host = HostCopy(world.device)
+        self._mirror = Mirror(settings.mirror, folder, settings.keep) if settings.mirror and world.leads else None
         self._writing: Thread | None = None
         self._broken: BaseException | None = None
 
@@ -97,18 +110,26 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._wait(CLOSING)
+        self._is_free()
+        if self._mirror is not None:
+            self._mirror.close(PATIENCE)
 
     def save(self, engines: Engines, progress: Progress, config: Config, digest: str) -> None:
         """Copy what the engines have learnt, and return; a thread of rank 0 writes, and removes older checkpoints.
 
         It waits where the checkpoint before is still being written. A disk that is full costs this checkpoint, with a
-        warning, and neither the run nor the checkpoint before it.
+        warning, and neither the run nor the checkpoint before it. What ZeRO stage 3 shares out is written at once.
         """
-        self._wait()
+        if not self._world.tell(self._is_free()):
+            return
         for module in (engines.average, *(engine.module for _, engine, _, _ in sides_of(engines))):
             if module is not None:
                 average_buffers(module, self._world)
+        target = self._folder / name_of(progress.step)
+        begun = is_shared_out(engines.generator)
+        if begun and (failed := save_shared(engines.generator, target, self._world)):
+            self._warn(target, failed)
+            return
         tensors: dict[str, dict[str, Any]] = {}
         for file, name, value in tensors_of(engines):
             if self._world.leads:
@@ -124,63 +145,98 @@ class Checkpoints:
         }
         texts = {NETWORK: network_description(config, progress.threshold), STATE: state}
         self._host.arrived()
-        self._writing = Thread(target=self._write, args=(progress, tensors, texts), name="checkpoint", daemon=True)
+        arguments = (target, begun, tensors, texts, progress.best_step)
+        self._writing = Thread(target=self._write, args=arguments, name="checkpoint", daemon=True)
         self._writing.start()
 
     def load(self, engines: Engines, settle: Callable[[], None]) -> Progress:
         """Bring the engines to the newest sound checkpoint's state, and give its progress; that of a beginning without.
 
-        A damaged checkpoint is named and passed over. settle takes one iteration on anything: the optimizers' state
-        exists only after a step, and all that the iteration did is overwritten.
+        A damaged checkpoint is named and passed over. One that only the mirror has is fetched from it. settle takes
+        one iteration on anything: the optimizers' state exists only after a step, and all that the iteration did is
+        overwritten. Raises WrongCall for a checkpoint that cannot be moved to this run's ZeRO stage and world size.
         """
-        checkpoint = state = None
-        if self._world.leads:
-            clear_away(self._folder)
-            checkpoint = newest(self._folder)
-            state = json.loads((checkpoint / STATE).read_text(encoding="utf-8")) if checkpoint else None
-        state = self._world.tell(state)
-        if state is None:
+        checkpoint, state = self._world.tell(self._found() if self._world.leads else None) or (None, None)
+        if checkpoint is None or state is None:
             return Progress()
+        require_same_layout(engines.generator, self._world, state, checkpoint.name)
         settle()
-        return _bring_to(engines, checkpoint, state)
+        files = None
+        if self._world.leads:
+            files = {path.name: load_file(path) for path in checkpoint.glob("*.safetensors")}
+        progress = _progress_of(state)
+        restore(engines, files, state.get("adam_steps") or {side: progress.step for side, *_ in sides_of(engines)})
+        if is_shared_out(engines.generator):
+            load_shared(engines.generator, checkpoint)
+        return progress
 
     def require(self, step: int) -> None:
         """Wait until all is written. Raises Fault, on every rank, where the checkpoint of this step is not there."""
-        self._wait(CLOSING)
+        self._is_free()
         there = names(self._folder) if self._world.leads else []
         missing = self._world.tell(self._world.leads and name_of(step) not in there)
         if missing:
             last = f"goes on from {there[-1]}" if there else "begins again"
             raise Fault(f"{self._folder} could not take the checkpoint of step {step}; make room, and the run {last}")
 
-    def _wait(self, seconds: float | None = None) -> None:
-        """Wait for the thread that writes, if any."""
-        if self._writing is None:
-            return
-        began = time.monotonic()
-        self._writing.join(seconds)
-        if self._writing.is_alive():
-            log.warning("%s: a checkpoint is not written after %.0f s; not waiting for it", self._folder, CLOSING)
-        elif (waited := time.monotonic() - began) > _WORTH_A_WORD and seconds is None:
-            log.warning("training waited %.1f s for the checkpoint before this one to be written", waited)
-        self._writing = None
-        if self._broken is not None:
-            broken, self._broken = self._broken, None
-            raise broken
+    def _found(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest sound checkpoint and its state."""
+        clear_away(self._folder)
+        here = newest(self._folder)
+        if self._mirror is not None:
+            fetched = self._mirror.fetch(step_of(here.name) if here else -1, self._best_step)
+            here = self._folder / fetched if fetched else here
+        return (here, _state_of(here)) if here else None
 
-    def _write(self, progress: Progress, tensors: Mapping[str, dict[str, Any]], texts: Mapping[str, Any]) -> None:
+    def _best_step(self, checkpoint: Path) -> int:
+        state = _state_of(checkpoint)
+        self._require_same(state)
+        return _progress_of(state).best_step
+
+    def _is_free(self) -> bool:
+        """Whether no checkpoint is being written any more, after waiting for one that is."""
+        if self._writing is not None:
+            began = time.monotonic()
+            self._writing.join(PATIENCE)
+            waited = time.monotonic() - began
+            if self._writing.is_alive():
+                log.warning("%s: a checkpoint is still being written; the run goes on without the next", self._folder)
+                return False
+            self._writing = None
+            if waited > _WORTH_A_WORD:
+                log.warning("waited %.1f s for a checkpoint to be written", waited)
+        if self._broken is not None:
+            raise self._broken
+        return True
+
+    def _write(
+        self,
+        target: Path,
+        begun: bool,
+        tensors: Mapping[str, dict[str, Any]],
+        texts: Mapping[str, Any],
+        best_step: int,
+    ) -> None:
         """What the thread does."""
-        target = self._folder / name_of(progress.step)
         try:
-            begin(target)
+            if not begun:
+                begin(target)
             publish(target, tensors, texts)
-            prune(self._folder, self._settings.keep, progress.best_step)
+            prune(self._folder, self._settings.keep, best_step)
         except NOT_WRITTEN as failed:
-            there = names(self._folder)
-            stays = f"{there[-1]} stays the newest" if there else "there is none yet"
-            log.warning("no checkpoint at step %d (%s); %s", progress.step, failed, stays)
+            self._warn(target, str(failed))
         except BaseException as broken:
             self._broken = broken
+        else:
+            if self._mirror is not None:
+                self._mirror.follow(target.name, best_step)
+
+    def _warn(self, target: Path, failed: str) -> None:
+        if self._world.leads:
+            shutil.rmtree(partial_of(target), ignore_errors=True)
+            there = names(self._folder)
+            stays = f"{there[-1]} stays the newest" if there else "there is none before it"
+            log.warning("no checkpoint %s in %s (%s); %s", target.name, self._folder, failed, stays)
 
 
 def network_description(config: Config, threshold: float = 0.5) -> dict[str, Any]:
@@ -195,12 +251,12 @@ def network_description(config: Config, threshold: float = 0.5) -> dict[str, Any
     }
 
 
-def _bring_to(engines: Engines, checkpoint: Path | None, state: Mapping[str, Any]) -> Progress:
-    """Set engines to what rank 0's checkpoint holds; a checkpoint of an older version may tell less of the progress."""
+def _state_of(checkpoint: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    return state
+
+
+def _progress_of(state: Mapping[str, Any]) -> Progress:
+    """A checkpoint of an older version may tell less."""
     known = {field.name for field in fields(Progress)}
-    progress = Progress(**{name: value for name, value in state["progress"].items() if name in known})
-    files = None
-    if checkpoint is not None:
-        files = {path.name: load_file(path) for path in checkpoint.glob("*.safetensors")}
-    restore(engines, files, state.get("adam_steps") or {side: progress.step for side, *_ in sides_of(engines)})
-    return progress
+    return Progress(**{name: value for name, value in state["progress"].items() if name in known})

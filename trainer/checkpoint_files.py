@@ -44,9 +44,14 @@ def is_name(name: str) -> bool:
     return re.fullmatch(r"step-\d{8}", name) is not None
 
 
+def partial_of(target: Path) -> Path:
+    """The folder beside target in which its files come together, and which nobody takes for a checkpoint."""
+    return target.with_name(f".{target.name}.partial")
+
+
 def begin(target: Path) -> Path:
-    """An empty folder beside target for its files, which nobody takes for a checkpoint."""
-    partial = target.with_name(f".{target.name}.partial")
+    """That folder, made anew and empty."""
+    partial = partial_of(target)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     return partial
@@ -58,7 +63,7 @@ def publish(target: Path, tensors: Mapping[str, dict[str, Tensor]], texts: Mappi
     What is there afterwards is either all of it, on the disk and covered by the manifest, or nothing. Raises one of
     NOT_WRITTEN.
     """
-    partial = target.with_name(f".{target.name}.partial")
+    partial = partial_of(target)
     try:
         for name, content in tensors.items():
             save_file(content, partial / name)
@@ -66,14 +71,20 @@ def publish(target: Path, tensors: Mapping[str, dict[str, Tensor]], texts: Mappi
             (partial / name).write_text(json.dumps(text, indent=1), encoding="utf-8")
         sha256 = {name: sha256_of(partial / name) for name in files(partial)}
         (partial / MANIFEST).write_text(json.dumps({"format": 1, "sha256": sha256}, indent=1), encoding="utf-8")
-        for path in (*partial.rglob("*"), partial):
-            _sync(path)
-        discard(target)  # where a run comes by again after it went back behind a damaged one
-        partial.rename(target)
-        _sync(target.parent)
+        put_in_place(target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def put_in_place(target: Path) -> None:
+    """Make what has come together for target the checkpoint of that name, all of it on the disk."""
+    partial = partial_of(target)
+    for path in (*partial.rglob("*"), partial):
+        _sync(path)
+    discard(target)  # where a run comes by again after it went back behind a damaged one
+    partial.rename(target)
+    _sync(target.parent)
 
 
 def newest(folder: Path, tell: Callable[[str], None] = log.warning) -> Path | None:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from data_pipeline import Fault
+from trainer.checkpoint_shared import is_shared_out
 from trainer.engines import Engines
 from trainer.processes import World
 
@@ -34,8 +35,15 @@ def sides_of(engines: Engines) -> Iterator[tuple[str, Any, str, str]]:
 
 
 def tensors_of(engines: Engines) -> Iterator[tuple[str, str, Tensor]]:
-    """Each tensor of a checkpoint with its file and its name. Collective; the tensor is gone with the next one."""
+    """Each tensor of a checkpoint with its file and its name. Collective.
+
+    Of a generator that stage 3 shares out, that is the network to use, and no moments.
+    """
     for _, engine, weights, moments in sides_of(engines):
+        if is_shared_out(engine):
+            for name, value in values_of(engines.network_to_use()):
+                yield weights, name, value
+            continue
         for name, parameter in engine.module.named_parameters():
             yield weights, name, whole(engine, parameter, None)
             for moment in MOMENTS:
@@ -78,10 +86,13 @@ def adam_steps(engines: Engines) -> dict[str, int]:
 def restore(engines: Engines, files: Files | None, steps: Mapping[str, int]) -> None:
     """Set everything that engines learn from rank 0's files; the other ranks hand in None. Collective.
 
-    The optimizers must have taken a step before. Raises Fault for the files of another network.
+    The optimizers must have taken a step before. A generator that stage 3 shares out is left alone. Raises Fault for
+    the files of another network.
     """
     with torch.no_grad():
         for side, engine, weights, moments in sides_of(engines):
+            if is_shared_out(engine):
+                continue
             _restore(engine, files, weights, moments)
             for state in engine.optimizer.state.values():
                 state["step"].fill_(steps[side])

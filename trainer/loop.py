@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from trainer.metrics import summarise
 from trainer.overlay import sheet_of
 from trainer.prefetch import on_device
 from trainer.processes import World, joined
-from trainer.run_folder import RunFolder, TrainingResult
+from trainer.run_folder import RunFolder, TrainingResult, require_same_run
 from trainer.score_table import write_csv
 from trainer.status import StatusLine
 from trainer.step import MicroBatch, StepLosses, train_iteration
@@ -68,7 +69,12 @@ def train_fold(
     batches = plan_epoch(dataset.index, learnt_from, config.seed, 0, config.training.batch).batches
     steps = config.training.epochs * batches
     stop = StopRequest(world, config.training.timeout_minutes)
-    checkpoints = Checkpoints(folder.checkpoints, config.checkpoints, world)
+
+    def same_run(state: Mapping[str, Any]) -> None:
+        digest = dataset.index.digest
+        require_same_run(config.checkpoints.mirror, state["config"], state["digest"], config, digest)
+
+    checkpoints = Checkpoints(folder.checkpoints, config.checkpoints, world, same_run)
 
     def keep() -> None:
         now = replace(progress, skipped=curves.skipped, seconds=round(time.monotonic() - started, 1))

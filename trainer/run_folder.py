@@ -46,6 +46,8 @@ MAY_CHANGE = (
 )
 """Keys of which a run that goes on may have another value: they decide nothing that it learns."""
 
+DATASET = "the dataset's digest"
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -96,13 +98,8 @@ class RunFolder:
         """Raise WrongCall where another configuration's or another dataset's run lies."""
         if not self._identity.exists():
             return
-        before = load_config(str(self.config)).flat() | {"the dataset's digest": self._identity_kept().get("digest")}
-        for key, value in (config.flat() | {"the dataset's digest": digest}).items():
-            if key not in MAY_CHANGE and before[key] != value:
-                raise WrongCall(
-                    f"{self.path} holds a run with {key}={before[key]}, and this one has {value}; "
-                    "name another output, or the same configuration to go on"
-                )
+        before = load_config(str(self.config)).flat()
+        require_same_run(str(self.path), before, self._identity_kept().get("digest"), config, digest)
 
     def finish(self, progress: Progress, summary: Summary, seconds: float, digest: str) -> None:
         """Write the result, which makes the run a finished one."""
@@ -143,6 +140,19 @@ class RunFolder:
         except (OSError, ValueError) as broken:
             raise Fault(f"{self._identity} is damaged ({broken}); name another output") from broken
         return kept
+
+
+def require_same_run(
+    where: str, before: Mapping[str, Any], digest_before: str | None, config: Config, digest: str
+) -> None:
+    """Raise WrongCall where another configuration or dataset was trained on; a key that was not known is no other."""
+    now = config.flat() | {DATASET: digest}
+    for key, value in (dict(before) | {DATASET: digest_before}).items():
+        if key in now and key not in MAY_CHANGE and now[key] != value:
+            raise WrongCall(
+                f"{where} holds a run with {key}={value}, and this one has {now[key]}; "
+                "name another output, or the same configuration to go on"
+            )
 
 
 def _write(path: Path, text: str) -> None:
