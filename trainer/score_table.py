@@ -37,8 +37,8 @@ def write_csv(path: Path, scores: Sequence[ScanScore]) -> None:
 def read_csv(path: Path) -> list[ScanScore]:
     """The scores that write_csv wrote, the same numbers to the bit.
 
-    Raises WrongCall, naming file and line, for a file that is not there, is no such table, or is damaged: cut off,
-    a scan twice, or a value that its measure cannot have.
+    Raises WrongCall, naming file and line, for a file that is not there, is no such table, or is damaged: cut off
+    within a row, a scan twice, or a value that its measure cannot have.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
