@@ -74,9 +74,7 @@ class Engines:
         if self.average is None:
             return
         share = 1 - min(decay, (1 + step) / (10 + step))
-        followed = self.generator.module
-        torch._foreach_lerp_(list(self.average.parameters()), list(followed.parameters()), share)
-        torch._foreach_lerp_(_statistics(self.average), _statistics(followed), share)
+        torch._foreach_lerp_(_floats(self.average), _floats(self.generator.module), share)
 
     def network_to_use(self) -> nn.Module:
         """The network that is judged and kept: the running average where there is one. Every rank calls it."""
@@ -195,8 +193,10 @@ def _settings(batch: int, accumulation: int, world_size: int, zero_stage: int) -
     }
 
 
-def _statistics(module: nn.Module) -> list[Tensor]:
-    return [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+def _floats(module: nn.Module) -> list[Tensor]:
+    """Its parameters and its statistics of norms."""
+    values = [*module.parameters(), *module.buffers()]
+    return [value.detach() for value in values if value.is_floating_point()]
 
 
 def _gather(shared_out: nn.Module, whole: nn.Module) -> None:

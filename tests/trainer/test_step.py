@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 
 from tests.trainer.conftest import Ranks
 
@@ -39,3 +40,13 @@ def test_the_other_readings_with_clipping_equal_plain_pytorch(differences, zero,
     assert measured["discriminators"] < 1e-5
     assert measured["generator moments"] < 1e-4
     assert measured["discriminators moments"] < 1e-4
+
+
+def test_the_loss_curve_of_two_processes_is_that_of_one_over_fifty_steps(run_ranks: Ranks):
+    """The same global batches with a norm of each scan alone, at ZeRO 0 and 2."""
+    one, two = (
+        torch.tensor(json.loads(run_ranks("fifty_steps.py", world=world)[0].splitlines()[-1])) for world in (1, 2)
+    )
+    assert one.shape == (50, 2)
+    assert not torch.equal(one[0], one[-1])
+    torch.testing.assert_close(two, one, atol=1e-4, rtol=0)
