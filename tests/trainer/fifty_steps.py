@@ -1,4 +1,4 @@
-"""Run by each rank of a job: fifty iterations on the same global batches; rank 0 prints Eq. 1 and the mean of Eq. 2 at each."""
+"""Run by each rank of a job: fifty iterations on the same batches; rank 0 prints Eq. 1 and the mean of Eq. 2."""
 
 from __future__ import annotations
 

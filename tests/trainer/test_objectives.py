@@ -9,6 +9,7 @@ from trainer.objectives import (
     dice_losses,
     discriminator_accuracies,
     discriminator_losses,
+    judged_inputs,
     overall_loss,
     stage_maps,
     stage_truths,
@@ -67,10 +68,6 @@ class TestDiscriminator:
     def test_of_a_guess_is_twice_the_logarithm_of_two(self):
         assert discriminator_losses([scan([0.0])], [scan([0.0])]).tolist() == pytest.approx([2 * math.log(2)])
 
-    def test_accuracy_counts_both_kinds_alike(self):
-        real, predicted = scan([1.0, 1.0, -1.0, 2.0]), scan([-1.0, 1.0])
-        assert discriminator_accuracies([real], [predicted]).tolist() == pytest.approx([(3 / 4 + 1 / 2) / 2])
-
 
 def test_the_overall_loss_weighs_each_stage_by_the_papers_weights():
     dice, adversarial = torch.tensor([0.4, 0.3, 0.2, 0.1]), torch.tensor([-1.0, -2.0, -3.0, -4.0])
@@ -95,3 +92,49 @@ class TestStages:
         mask = (torch.rand(2, 1, 16, 16) > 0.5).float()
         for truth in stage_truths(mask, [torch.zeros(2, 1, 16, 16)] * 4):
             assert torch.equal(truth, mask)
+
+
+class TestReadings:
+    def test_the_non_saturating_form_is_minus_log_d_by_hand(self):
+        logits = scan([math.log(0.8 / 0.2), math.log(0.2 / 0.8)])
+        by_hand = -(math.log(0.8) + math.log(0.2)) / 2
+        assert adversarial_losses([logits], "non_saturating").tolist() == pytest.approx([by_hand])
+
+    def test_the_non_saturating_gradient_does_not_fade_where_the_discriminator_is_sure(self):
+        sure = {}
+        for form in ("minimax", "non_saturating"):
+            logits = scan([-12.0]).requires_grad_()
+            adversarial_losses([logits], form).sum().backward()
+            assert logits.grad is not None
+            sure[form] = logits.grad.item()
+        assert sure["minimax"] == pytest.approx(-6e-6, rel=0.05)
+        assert sure["non_saturating"] == pytest.approx(-1, rel=1e-4)
+
+    def test_smoothing_moves_the_target_of_truths_alone_by_hand(self):
+        real, predicted = scan([math.log(0.8 / 0.2)]), scan([math.log(0.3 / 0.7)])
+        by_hand = -0.9 * math.log(0.8) - 0.1 * math.log(0.2) - math.log(0.7)
+        assert discriminator_losses([real], [predicted], 0.1).tolist() == pytest.approx([by_hand])
+
+    def test_image_times_mask_is_taken_at_each_stages_resolution(self):
+        image = scan([0.2, 0.4], [0.6, 0.8])
+        seen = judged_inputs([scan([1.0, 0.5], [0.0, 1.0]), scan([0.5])], image, "image_x_mask")
+        assert seen[0].flatten().tolist() == pytest.approx([0.2, 0.2, 0.0, 0.8])
+        assert seen[1].flatten().tolist() == pytest.approx([0.25])
+
+    def test_noise_is_added_to_what_is_seen_and_the_mask_alone_stays_as_it_is(self):
+        seen = scan([1.0, 0.0], [0.0, 1.0])
+        noise = scan([0.1, 0.2], [0.3, 0.4])
+        fine, coarse = judged_inputs([seen, scan([0.5])], seen, "mask", noise)
+        assert fine.flatten().tolist() == pytest.approx([1.1, 0.2, 0.3, 1.4])
+        assert coarse.flatten().tolist() == pytest.approx([0.6])
+        assert judged_inputs([seen], seen, "mask")[0] is seen
+
+    def test_accuracies_tell_truths_from_maps(self):
+        right = discriminator_accuracies([scan([1.0, 2.0, -1.0, 3.0])], [scan([-1.0, 1.0, 1.0, 1.0])])
+        assert right.tolist() == [[0.75], [0.25]]
+
+    def test_weights_of_unsupervised_stages_do_not_count(self):
+        dice, adversarial = torch.tensor([0.5, 0.25]), torch.tensor([-1.0, -2.0])
+        loss = overall_loss(dice, adversarial, (1.0, 0.1, 9.0, 9.0), (0.05, 0.05, 9.0, 9.0))
+        assert loss.item() == pytest.approx(0.5 + 0.025 - 0.05 - 0.1)
+        assert overall_loss(dice, None, (1.0, 0.1, 9.0, 9.0), (0.05,) * 4).item() == pytest.approx(0.525)
