@@ -17,6 +17,9 @@ RESAMPLES = 2000
 FLIPS = 10_000
 """Sign flips behind a p-value, which is therefore never below 1 / 10001."""
 
+_AT_ONCE = 100
+"""Draws that are made together, which bounds the memory that they take."""
+
 
 def intervals(table: NDArray[np.float64], patients: Sequence[str]) -> NDArray[np.float64]:
     """Bounds [2, measures] of 95 % intervals of the means of measures [measures, scans].
@@ -28,7 +31,12 @@ def intervals(table: NDArray[np.float64], patients: Sequence[str]) -> NDArray[np
     if len(totals) < 2:
         return np.full((2, len(table)), np.nan)
     generator = np.random.default_rng(0)
-    drawn = np.stack([totals[generator.integers(len(totals), size=len(totals))].sum(axis=0) for _ in range(RESAMPLES)])
+    drawn = np.concatenate(
+        [
+            totals[generator.integers(len(totals), size=(_AT_ONCE, len(totals)))].sum(axis=1)
+            for _ in range(RESAMPLES // _AT_ONCE)
+        ]
+    )
     bounds: NDArray[np.float64] = np.percentile(drawn[:, :-1] / drawn[:, -1:], (2.5, 97.5), axis=0)
     return bounds
 
@@ -47,8 +55,9 @@ def sign_flip_p(differences: NDArray[np.float64], patients: Sequence[str]) -> ND
     seen = np.abs(totals.sum(axis=0)) * (1 - 1e-9)
     generator = np.random.default_rng(0)
     as_far = np.ones(len(differences))
-    for _ in range(FLIPS):
-        as_far += np.abs(generator.choice((-1.0, 1.0), size=len(totals)) @ totals) >= seen
+    for _ in range(FLIPS // _AT_ONCE):
+        signs = 2.0 * generator.integers(2, size=(_AT_ONCE, len(totals)), dtype=np.int8) - 1
+        as_far += (np.abs(signs @ totals) >= seen).sum(axis=0)
     return np.where(np.isnan(seen), np.nan, as_far / (1 + FLIPS))
 
 
