@@ -7,22 +7,40 @@ from typing import Any
 
 from launch.terminal import show_table
 
-MEASURES = {"dsc": "DSC", "precision": "precision", "recall": "recall", "jaccard": "Jaccard", "rmse": "RMSE"}
+MEASURES = {
+    "dsc": "DSC",
+    "precision": "precision",
+    "recall": "recall",
+    "jaccard": "Jaccard",
+    "rmse": "RMSE of map",
+    "rms_surface_distance": "RMS surface distance, {unit}",
+    "assd": "ASSD, {unit}",
+    "hd95": "HD95, {unit}",
+    "surface_dice": "surface Dice, {surface_tolerance:g} {unit}",
+}
+"""What a measure is called in a table; a Summary or a Comparison tells its unit and tolerance."""
+
+
+def digits_of(label: str) -> int:
+    """Digits behind the point that a measure of that label is shown with: distances have fewer than fractions."""
+    return {"px": 1, "mm": 2}.get(label.rpartition(", ")[2], 4)
 
 
 def show_measures(title: str, judged: Mapping[str, Mapping[str, Any]]) -> None:
     """A column for each of those judged on the same scans, as Summary.as_json tells of them: means and intervals."""
     summaries = list(judged.values())
-    rows = [(label, *(_interval(summary[name]) for summary in summaries)) for name, label in MEASURES.items()]
-    if summaries[0]["hd95"]["mean"] is not None:
-        rows.append((f"HD95, {summaries[0]['unit']}", *(_interval(summary["hd95"], digits=1) for summary in summaries)))
+    rows = []
+    for name, label in ((name, label.format_map(summaries[0])) for name, label in MEASURES.items()):
+        if summaries[0][name]["mean"] is not None:
+            rows.append((label, *(_interval(summary[name], digits_of(label)) for summary in summaries)))
     rows.append(("scans with a lesion", *(str(summary["cases"]) for summary in summaries)))
     rows.append(("of these missed", *(str(summary["missed"]) for summary in summaries)))
     if summaries[0]["normals"]["cases"]:
-        rows.append(("scans without", *(str(summary["normals"]["cases"]) for summary in summaries)))
-        rates = [summary["normals"]["false_positive_rate"] for summary in summaries]
-        rows.append(("of these marked", *(f"{rate:.0%}" for rate in rates)))
-    show_table(title, ("measure", *judged), rows, numbers=True)
+        normals = [summary["normals"] for summary in summaries]
+        rows.append(("scans without", *(str(of_them["cases"]) for of_them in normals)))
+        rows.append(("of these marked", *(f"{of_them['false_positive_rate']:.0%}" for of_them in normals)))
+        rows.append(("their area marked", *(f"{of_them['marked_fraction']:.2%}" for of_them in normals)))
+    show_table(title, ("measure", *(name.replace("_", " ") for name in judged)), rows, numbers=True)
 
 
 def _interval(measure: Mapping[str, float | None], digits: int = 4) -> str:
