@@ -5,7 +5,7 @@ from data_pipeline.chance import Chance
 from data_pipeline.faults import Fault, Refused, WrongCall
 from data_pipeline.fitting import resize_mask
 from data_pipeline.index import Index, Sample, Shard
-from data_pipeline.mixture import open_datasets
+from data_pipeline.mixture import dataset_names, open_datasets
 from data_pipeline.nodecache import NodeCache
 from data_pipeline.objectstore import open_store
 from data_pipeline.plan import EpochPlan, plan_epoch, rank_places
@@ -32,6 +32,7 @@ __all__ = [
     "WrongCall",
     "as_floats",
     "augment",
+    "dataset_names",
     "open_dataset",
     "open_datasets",
     "open_store",

@@ -41,7 +41,7 @@ def _joined(datasets: Sequence[Dataset], weights: Sequence[float]) -> Dataset:
     samples: list[Sample] = []
     stores: list[Store] = []
     of_sample: list[float] = []
-    for name, dataset, weight in zip(_names(datasets), datasets, weights, strict=True):
+    for name, dataset, weight in zip(dataset_names(datasets), datasets, weights, strict=True):
         samples += [
             replace(
                 sample,
@@ -56,7 +56,7 @@ def _joined(datasets: Sequence[Dataset], weights: Sequence[float]) -> Dataset:
         shards += dataset.index.shards
         stores += dataset.stores
     index = Index(
-        name=" + ".join(_names(datasets)),
+        name=" + ".join(dataset_names(datasets)),
         codec=" + ".join(dict.fromkeys(dataset.index.codec for dataset in datasets)),
         shards=tuple(shards),
         samples=tuple(samples),
@@ -66,7 +66,7 @@ def _joined(datasets: Sequence[Dataset], weights: Sequence[float]) -> Dataset:
     return Dataset(", ".join(dataset.uri for dataset in datasets), index, tuple(stores))
 
 
-def _names(datasets: Sequence[Dataset]) -> list[str]:
+def dataset_names(datasets: Sequence[Dataset]) -> list[str]:
     """Each dataset's name, with a number where another one before it has the same."""
     names: list[str] = []
     for dataset in datasets:

@@ -2,39 +2,63 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
 
-from data_pipeline import Dataset, WrongCall, stream_scans
+from data_pipeline import Dataset, WrongCall, dataset_names, open_dataset, stream_scans
 from launch.terminal import with_progress
 from trainer import networks
 from trainer.evaluate import CentredEllipse, evaluate
 from trainer.metrics import ScanScore
 from trainer.registry import model_folder
 from trainer.serving import Segmenter, load_segmenter
+from trainer.serving.opening import member_folders, read_description
 
 SCORED = "scans judged"
 
 
-def judge(model: str, dataset: Dataset, folds: Collection[int] | None, baselines: bool) -> dict[str, list[ScanScore]]:
-    """Each scan's score by the model, and by its untrained network and a centred ellipse where they are asked for.
+def judge(
+    segmenter: Segmenter, folder: Path, dataset: Dataset, folds: Collection[int] | None, baselines: bool
+) -> dict[str, list[ScanScore]]:
+    """Each scan's score by the segmenter ("model"), and where they are asked for by its untrained network ("untrained")
+    and a centred ellipse ("centred_ellipse").
 
-    Raises WrongCall for a model or a fold that there is not.
+    folder is the segmenter's. Raises WrongCall for a fold that there is not.
     """
     positions = dataset.positions(folds)
-    folder = found_folder(model)
-    judged: dict[str, Segmenter | CentredEllipse] = {"model": opened_model(folder)}
+    judged: dict[str, Segmenter | CentredEllipse] = {"model": segmenter}
     if baselines:
-        judged["untrained"] = _untrained(folder)
-        judged["centred ellipse"] = _centred_ellipse(dataset, folds)
+        judged["untrained"] = _untrained(segmenter, folder)
+        judged["centred_ellipse"] = _centred_ellipse(dataset, folds)
     return {
-        name: evaluate(one, with_progress(stream_scans(dataset, positions), f"{name}: {SCORED}", len(positions)))
+        name: evaluate(
+            one, with_progress(stream_scans(dataset, positions), f"{name.replace('_', ' ')}: {SCORED}", len(positions))
+        )
         for name, one in judged.items()
     }
+
+
+def seen_in_training(folder: Path, dataset: Dataset, folds: Collection[int] | None) -> int:
+    """How many of a dataset's scans a model, or a member of an ensemble, was trained on, as far as its folder tells.
+
+    A network that was trained without sonotrain, or on the same scans ingested in another way, does not tell.
+    """
+    learnt: set[int] = set()
+    for member in member_folders(folder, read_description(folder)):
+        learnt |= set(read_description(member).get("learnt_from", {}).get(dataset.index.digest, ()))
+    return sum(dataset.index.samples[position].fold in learnt for position in dataset.positions(folds))
+
+
+def opened_datasets(uris: Sequence[str]) -> dict[str, Dataset]:
+    """Datasets by their names. Raises WrongCall for a place without a dataset, or that comes twice."""
+    datasets = [open_dataset(uri) for uri in uris]
+    for place, dataset in enumerate(datasets):
+        if dataset.uri in [other.uri for other in datasets[:place]]:
+            raise WrongCall(f"{dataset.uri} is named twice; name each dataset once")
+    return dict(zip(dataset_names(datasets), datasets, strict=True))
 
 
 def found_folder(model: str) -> Path:
@@ -43,20 +67,26 @@ def found_folder(model: str) -> Path:
     return model_folder(model, caches / "sonotrain" / "models")
 
 
-def opened_model(folder: Path) -> Segmenter:
-    """The segmenter of a model folder. Raises WrongCall, naming the file, where it is damaged."""
+def opened_model(
+    folder: Path, threshold: float | None = None, flips: bool | None = None, largest_component: bool | None = None
+) -> Segmenter:
+    """The segmenter of a model folder, used as the folder says where nothing else is given.
+
+    Raises WrongCall, naming the file, where it is damaged.
+    """
     try:
-        return load_segmenter(folder, networks.build)
+        return load_segmenter(folder, networks.build).using(threshold, flips, largest_component)
     except ValueError as broken:
         raise WrongCall(str(broken)) from broken
 
 
-def _untrained(folder: Path) -> Segmenter:
-    """The same network as it was before it had learnt anything."""
-    told = json.loads((folder / "network.json").read_text(encoding="utf-8"))
+def _untrained(segmenter: Segmenter, folder: Path) -> Segmenter:
+    """The same network as it was before it had learnt anything; of an ensemble the first one's, used as that is."""
+    first = read_description(member_folders(folder, read_description(folder))[0])
     torch.manual_seed(0)
-    network = networks.build(told["network"], **told["settings"])
-    return Segmenter(network, tuple(told["size"]), told["threshold"])
+    network = networks.build(first["network"], **first["settings"])
+    _, size, in_channels = segmenter.members[0]
+    return Segmenter(network, size, segmenter.threshold, segmenter.flips, segmenter.largest_component, in_channels)
 
 
 def _centred_ellipse(dataset: Dataset, folds: Collection[int] | None) -> CentredEllipse:

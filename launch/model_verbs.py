@@ -4,57 +4,91 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from launch.datasets_table import show_datasets
 from launch.measures import show_measures
-from launch.options import ChosenFolds, JsonFile, fold_list, writable, write_json
+from launch.options import (
+    ChosenFolds,
+    Flips,
+    JsonFile,
+    LargestComponent,
+    Threshold,
+    fold_list,
+    writable,
+    write_json,
+)
 from launch.terminal import say, show_table, with_progress
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder, or models:/NAME@ALIAS.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A checkpoint's, a run's or an ensemble's folder, or models:/NAME@ALIAS.")
+]
 
 REGISTERED = "breast-ultrasound-segmenter"
-BASELINES = ("untrained", "centred_ellipse")
 
-models = typer.Typer(no_args_is_help=True, help="Registered models: list them, pull them.")
+models = typer.Typer(no_args_is_help=True, help="Registered models: list them, pull them; and make one of several.")
 
 
 def evaluate(
     model: Model,
-    destination: Annotated[str, typer.Argument(metavar="DEST", help="The dataset to judge it on.")],
+    destinations: Annotated[
+        list[str], typer.Argument(metavar="DEST", help="The dataset to judge it on; of several each has a row.")
+    ],
     folds: ChosenFolds = None,
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Judge its untrained network and a centred ellipse, too.")
     ] = False,
+    threshold: Threshold = None,
+    flips: Flips = None,
+    largest_component: LargestComponent = None,
     json: JsonFile = None,
     csv: Annotated[
         Path | None,
-        typer.Option("--csv", metavar="FILE", dir_okay=False, callback=writable, help="Write a row for each scan."),
+        typer.Option(
+            "--csv", metavar="FILE", dir_okay=False, callback=writable, help="Write a row for each scan of a dataset."
+        ),
     ] = None,
 ) -> None:
-    """Judge a model on each scan of a dataset, at the scan's own resolution."""
-    from data_pipeline import open_dataset
-    from launch.judging import judge
+    """Judge a model on each scan of one or several datasets, at the scan's own resolution."""
+    from data_pipeline import WrongCall
+    from launch.judging import found_folder, judge, opened_datasets, opened_model, seen_in_training
     from trainer.metrics import summarise
     from trainer.score_table import write_csv
 
     chosen = fold_list(folds)
-    dataset = open_dataset(destination)
-    where = f"folds {folds}" if chosen else "all folds"
-    say(f"Evaluating {model} on {dataset.index.name}, {where}, in {dataset.uri}")
-    scores = judge(model, dataset, chosen, baselines)
-    summaries = {name: summarise(of_scans).as_json() for name, of_scans in scores.items()}
-    show_measures(f"{model} on {dataset.index.name}, {where}: mean [95 % interval]", summaries)
-    if csv:
-        write_csv(csv, scores["model"])
-    told, *others = summaries.values()
-    about = {"model": model, "dataset": dataset.uri, "digest": dataset.index.digest, "folds": chosen}
-    write_json(json, {**about, **told, "baselines": dict(zip(BASELINES, others, strict=False))})
-    dsc = told["dsc"]["mean"]
+    datasets = opened_datasets(destinations)
+    if csv and len(datasets) > 1:
+        raise WrongCall(f"--csv takes the scans of one dataset and {len(datasets)} are named; evaluate them apart")
+    folder = found_folder(model)
+    segmenter = opened_model(folder, threshold, flips, largest_component)
+    use = {key: getattr(segmenter, key) for key in ("threshold", "flips", "largest_component")}
+    where = f"{f'folds {folds}' if chosen else 'all folds'}, {', '.join(f'{key} {use[key]}' for key in use)}"
+    told: dict[str, dict[str, Any]] = {}
+    for name, dataset in datasets.items():
+        say(f"Evaluating {model} on {name}, {where}, in {dataset.uri}")
+        seen = seen_in_training(folder, dataset, chosen)
+        if seen:
+            say(f"Warning: {seen} of these {len(dataset.positions(chosen))} scans were trained on; that flatters it")
+        scores = judge(segmenter, folder, dataset, chosen, baselines)
+        if csv:
+            write_csv(csv, scores["model"])
+        about = {"model": model, "dataset": dataset.uri, "digest": dataset.index.digest, "folds": chosen}
+        summaries = {judged: summarise(of_scans).as_json() for judged, of_scans in scores.items()}
+        told[name] = {**about, **use, "seen_in_training": seen, **summaries.pop("model"), "baselines": summaries}
     files = " and ".join(str(file) for file in (json, csv) if file)
-    where = f"; written to {files}" if files else ""
-    say(f"DSC {'-' if dsc is None else f'{dsc:.4f}'} over {len(scores['model'])} scans{where}")
+    written = f"; written to {files}" if files else ""
+    if len(told) > 1:
+        show_datasets(f"{model}, {where}", told)
+        write_json(json, told)
+        say(f"{model} was judged on {', '.join(told)}{written}")
+    else:
+        ((name, one),) = told.items()
+        show_measures(f"{model} on {name}, {where}: mean [95 % interval]", {"model": one, **one["baselines"]})
+        write_json(json, one)
+        dsc = one["dsc"]["mean"]
+        say(f"DSC {'-' if dsc is None else f'{dsc:.4f}'} over {len(scores['model'])} scans{written}")
 
 
 def predict(
@@ -113,3 +147,20 @@ def pull(
 
     say(f"Pulling {uri} into {into}")
     say(f"{uri} is in {pull(uri, into)}")
+
+
+@models.command()
+def ensemble(
+    into: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that the ensemble goes to, which is made.")],
+    members: Annotated[list[str], typer.Argument(metavar="MODEL", help="What it is made of; see evaluate.")],
+    threshold: Threshold = None,
+    flips: Flips = None,
+    largest_component: LargestComponent = None,
+) -> None:
+    """Make one model of several, whose probabilities are averaged, with the mean of their thresholds."""
+    from launch.judging import found_folder
+    from trainer.ensemble import write_ensemble
+
+    say(f"Making one model of {', '.join(members)}")
+    write_ensemble([found_folder(member) for member in members], into, threshold, flips, largest_component)
+    say(f"The ensemble of {len(members)} is {into}; evaluate and predict take it as they take any model")

@@ -53,6 +53,27 @@ ChosenFolds = Annotated[
 ]
 
 
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        metavar="P",
+        help="Probability from which a pixel is lesion, 0 to 1; what the model says if not given.",
+    ),
+]
+Flips = Annotated[
+    bool | None,
+    typer.Option("--flips/--no-flips", help="Whether to look at each scan's mirror image, too; as the model says."),
+]
+LargestComponent = Annotated[
+    bool | None,
+    typer.Option(
+        "--largest-component/--no-largest-component",
+        help="Whether to keep only the largest part of a mask; as the model says.",
+    ),
+]
+
+
 def _wrong(text: str) -> NoReturn:
     from data_pipeline import WrongCall
 
