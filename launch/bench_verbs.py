@@ -90,12 +90,12 @@ def step(
     size = "x".join(map(str, wanted.data.size))
     say(f"Timing iterations of {config} on {wanted.training.batch} scans of {size}: {rounds} rounds")
     result = bench_step(Wanted(wanted, rounds, profile), say)
-    _show_steps(result)
+    show_steps(result)
     write_json(json, result)
     say(f"{rounds} rounds{f', written to {json}' if json else ', above'}")
 
 
-def _show_steps(result: Mapping[str, Any]) -> None:
+def show_steps(result: Mapping[str, Any]) -> None:
     """Speeds, the ladder, and what was promised."""
     rows = [*result["loops"], *([result["data"]] if "data" in result else []), *result.get("processes", ())]
     show_table(

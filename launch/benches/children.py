@@ -20,7 +20,7 @@ def answer(here: Connection, who: str) -> Any:
         raise Fault(f"{who}: not done within {TIME_LIMIT:.0f} seconds")
     try:
         kind, content = here.recv()
-    except EOFError as died:
+    except (EOFError, ConnectionError) as died:
         raise Fault(f"{who}: its process died") from died
     if kind == "failed":
         raise Fault(f"{who}: {content}")

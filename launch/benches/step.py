@@ -67,13 +67,13 @@ PROFILED_STEPS = 3
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to measure. profile is a file for the operators that take longest; ladder is False where it is left out."""
+    """What to measure. profile is a file for the operators that take longest; compiles: also with torch.compile."""
 
     config: Config
     rounds: int
     profile: Path | None = None
     seconds: float = ROUND_SECONDS
-    ladder: bool = True
+    compiles: bool = True
 
 
 @dataclass(slots=True)
@@ -133,8 +133,10 @@ def bench_step(wanted: Wanted, tell: Callable[[str], None]) -> dict[str, Any]:
 
 
 def measured(config: Config) -> Config:
-    """The configuration without what is no part of the plain loop: clipping, running average, warm-up of beta."""
-    return config.replace(optimizer__clip=0.0, training__ema=0.0, objective__beta_warmup_steps=0)
+    """The configuration without what the plain loop lacks (clipping, running average, warm-up of beta) and mirror."""
+    return config.replace(
+        optimizer__clip=0.0, training__ema=0.0, objective__beta_warmup_steps=0, checkpoints__mirror=""
+    )
 
 
 class Bench:
@@ -148,7 +150,8 @@ class Bench:
 
     def alone(self) -> dict[str, Any]:
         """What one process does: beside plain loops, on data, with checkpoints, and in which arithmetic."""
-        with StepProcesses(ENGINES) as ours, StepProcesses(PLAIN) as plain:
+        ours, plain = StepProcesses(ENGINES), StepProcesses(PLAIN)
+        with ours, plain:
             result: dict[str, Any] = {
                 "device": {"device": ours.ask(device_name)[0], "threads": ours.ask(threads)[0]},
                 "same_iteration": self._require_same(ours),
@@ -158,16 +161,15 @@ class Bench:
                 Row("plain loop", plain, PLAIN_LOOP, self._config),
                 Row("plain loop, generator twice", plain, TWICE, self._config),
             ]
-            with self._ready(rows):
+            with tempfile.TemporaryDirectory(prefix="sonotrain-bench-") as folder, self._ready(rows):
                 self._take_turns(rows)
                 result["loops"] = [self._reported(row) for row in rows]
                 if self._wanted.profile is not None:
                     self._profile(rows[:2], self._wanted.profile)
-                result["checkpoint"] = self._checkpoints(rows[0])
+                result["checkpoint"] = self._checkpoints(rows[0], Path(folder))
             if self._config.data.uris:
                 result["data"] = self._data(ours)
-            if self._wanted.ladder:
-                result["ladder"] = self._ladder(ours, plain)
+            result["ladder"] = self._ladder(ours, plain)
         return result
 
     def together(self) -> dict[str, Any]:
@@ -177,7 +179,8 @@ class Bench:
             self._tell("Two processes are left out: they need two cores, and a batch that can be halved")
             return {}
         alone = self._config.replace(training__batch=batch // 2)
-        with StepProcesses(ENGINES, 1, cores) as one, StepProcesses(ENGINES, 2, cores) as two:
+        one, two = StepProcesses(ENGINES, 1, cores), StepProcesses(ENGINES, 2, cores)
+        with one, two:
             rows = [
                 Row("one process, one thread", one, OURS, alone),
                 Row("two processes, one thread each", two, OURS, self._config),
@@ -201,14 +204,12 @@ class Bench:
 
     @contextmanager
     def _ready(self, rows: Sequence[Row]) -> Iterator[None]:
-        """Build the rows' loops, and drop them afterwards."""
+        """Build the rows' loops, and drop them afterwards; where something fails, their processes end anyway."""
         for row in with_progress(rows, "loops warmed up", len(rows)):
             row.build()
-        try:
-            yield
-        finally:
-            for processes in {id(row.processes): row.processes for row in rows}.values():
-                processes.ask(dropped)
+        yield
+        for processes in {id(row.processes): row.processes for row in rows}.values():
+            processes.ask(dropped)
 
     def _take_turns(self, rows: Sequence[Row]) -> None:
         """Time every row once a round, from the first to the last and back."""
@@ -223,13 +224,12 @@ class Bench:
                  for row in rows]  # fmt: skip
         file.write_text("\n".join(parts), encoding="utf-8")
 
-    def _checkpoints(self, row: Row) -> dict[str, Any]:
+    def _checkpoints(self, row: Row, folder: Path) -> dict[str, Any]:
         """What one costs, and of an epoch's time. The first, which fetches memory for all, is told apart."""
         taken: list[Saved] = []
-        with tempfile.TemporaryDirectory(prefix="sonotrain-bench-") as folder:
-            for number in with_progress(range(self._wanted.rounds + 1), "checkpoints saved", self._wanted.rounds + 1):
-                arguments = (row.name, row.config, Path(folder), number + 1, STEPS_AROUND_A_CHECKPOINT)
-                taken += row.processes.ask(saved, *arguments)
+        for number in with_progress(range(self._wanted.rounds + 1), "checkpoints saved", self._wanted.rounds + 1):
+            arguments = (row.name, row.config, folder, number + 1, STEPS_AROUND_A_CHECKPOINT)
+            taken += row.processes.ask(saved, *arguments)
         first, *later = taken
         batch = row.config.training.batch
         return {
@@ -251,7 +251,7 @@ class Bench:
         """Each rung's speed, and what it adds to the one below."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         name = ours.ask(device_name)[0]
-        ladder, missing = rungs(device)
+        ladder, missing = rungs(device, self._wanted.compiles)
         for what, why in missing.items():
             self._tell(f"{what} is left out, for {why}")
         rows = [

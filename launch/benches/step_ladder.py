@@ -52,8 +52,8 @@ class Rung:
         )
 
 
-def rungs(device: torch.device) -> tuple[list[Rung], dict[str, str]]:
-    """The rungs that the hardware has, bottom first, and why others are left out.
+def rungs(device: torch.device, compiles: bool = True) -> tuple[list[Rung], dict[str, str]]:
+    """The rungs that the hardware has, bottom first, and why others are left out; compiles: with torch.compile, too.
 
     All but the last are those of the plain loop, in which each can be had alone.
     """
@@ -70,12 +70,12 @@ def rungs(device: torch.device) -> tuple[list[Rung], dict[str, str]]:
         missing["bf16"] = "the hardware does not compute it"
     ladder.append(Rung("+ channels-last", UNFUSED, precision, channels_last=True))
     ladder.append(Rung("+ fused Adam", PLAIN_LOOP, precision, channels_last=True))
-    compiles = device.type == "cuda" or any(map(shutil.which, ("g++", "clang++")))
-    if compiles:
+    compiled = compiles and (device.type == "cuda" or any(map(shutil.which, ("g++", "clang++"))))
+    if compiled:
         ladder.append(Rung("+ compile", PLAIN_LOOP, precision, channels_last=True, compile=True))
     else:
-        missing["compile"] = "there is no C++ compiler"
-    ladder.append(Rung("sonotrain, all of these", OURS, precision, channels_last=True, compile=compiles))
+        missing["compile"] = "there is no C++ compiler" if compiles else "it was not asked for"
+    ladder.append(Rung("sonotrain, all of these", OURS, precision, channels_last=True, compile=compiled))
     return ladder, missing
 
 

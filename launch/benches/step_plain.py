@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from trainer.config import Config
 from trainer.engines import allow_tf32, computes_bf16, has_adversary, rate_scale
-from trainer.networks import Discriminators, build
-from trainer.networks.settings import network_settings, supervised_stages
+from trainer.networks import build
+from trainer.networks.settings import discriminators_of, network_settings, supervised_stages
 from trainer.objectives import (
     adversarial_losses,
     dice_losses,
@@ -41,8 +41,7 @@ class PlainLoop:
         self.generator: nn.Module = build(
             config.network.name, **network_settings(config.network, config.objective.stages)
         ).to(device)
-        self.discriminators = Discriminators(config.discriminators.widths, config.discriminators.strides, stages)
-        self.discriminators.to(device)
+        self.discriminators = discriminators_of(config.discriminators, stages).to(device)
         if config.training.compile:
             for network in (self.generator, *self.discriminators.stages):
                 network.compile()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.util
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -33,7 +33,7 @@ class Place:
 
 
 class StepProcesses:
-    """A job's processes, until the context ends.
+    """A job's processes, which start at once and are waited for where the context begins, until it ends.
 
     kind is ENGINES, whose processes join as those of a training do, or PLAIN, one process that knows nothing of
     DeepSpeed. With cores, each process is pinned to one of them and computes in one thread.
@@ -100,7 +100,7 @@ def _main(parent: Connection, kind: str, rank: int, count: int, port: int, core:
                 parent.send(("done", function(place, *arguments)))
     except Exception as failure:
         failed(parent, failure)
-        end_process(1)
+    multiprocessing.util._exit_function()  # type: ignore[attr-defined]  # gives back what libraries took, once
     end_process(0)
 
 

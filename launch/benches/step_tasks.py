@@ -135,11 +135,10 @@ def saved(place: Place, name: str, config: Config, folder: Path, number: int, st
     which fetches the memory that later ones use again, costs more.
     """
     loop: EngineLoop = place.kept[name]
-    if "checkpoints" not in place.kept:
-        place.kept["checkpoints"] = Checkpoints(folder, config.checkpoints, place.world)
+    checkpoints = loop.checkpoints_below(folder)
     before = timed(place, name, steps).wall
     begun = time.perf_counter()
-    place.kept["checkpoints"].save(loop.engines, Progress(step=number), config, "")
+    checkpoints.save(loop.engines, Progress(step=number), config, "")
     on_path = time.perf_counter() - begun
     meanwhile = 0
     while not names(folder) or names(folder)[-1] != name_of(number):
@@ -186,15 +185,26 @@ class EngineLoop:
     def __init__(self, config: Config, world: World) -> None:
         self.engines: Engines = start_engines(config, world.size, world.device)
         self._config = config
+        self._world = world
         self._batches = cycle(resident_batches(config, world))
         self._steps = count()
+        self._open = ExitStack()
+        self._checkpoints: Checkpoints | None = None
 
     def step(self) -> None:
         """As the training loop has it."""
         iterate(self.engines, next(self._batches), self._config, next(self._steps))
 
+    def checkpoints_below(self, folder: Path) -> Checkpoints:
+        """Always the same, as in a training."""
+        if self._checkpoints is None:
+            made = Checkpoints(folder, self._config.checkpoints, self._world, lambda _: None)
+            self._checkpoints = self._open.enter_context(made)
+        return self._checkpoints
+
     def close(self) -> None:
-        """Let go of the engines."""
+        """Wait for the last checkpoint, and let go of the engines."""
+        self._open.close()
         self.engines.destroy()
 
 
