@@ -62,3 +62,17 @@ def test_a_scans_numbers_depend_on_no_other_scan(order):
     every, some = Chance(KEYS, 1, 2, CPU), Chance([KEYS[place] for place in order], 1, 2, CPU)
     assert torch.equal(some.draws(7), every.draws(7)[order])
     assert torch.equal(some.fields((7, 7), "elastic"), every.fields((7, 7), "elastic")[order])
+
+
+def test_normal_fields_have_the_moments_of_a_normal_distribution_and_belong_to_their_scan():
+    keys = ["one", "other"]
+    fields = Chance(keys, 3, 1, torch.device("cpu")).normals((200, 300), "noise")
+    assert fields.shape == (2, 2, 200, 300)
+    assert fields.mean(dim=(2, 3)).abs().max() < 0.02
+    assert (fields.std(dim=(2, 3)) - 1).abs().max() < 0.02
+    kurtosis = (fields**4).mean(dim=(2, 3))
+    assert (kurtosis - 3).abs().max() < 0.15
+    flat = fields.flatten(0, 1).flatten(1)
+    assert (torch.corrcoef(flat) - torch.eye(4)).abs().max() < 0.02
+    alone = Chance(["other"], 3, 1, torch.device("cpu")).normals((200, 300), "noise")
+    assert torch.equal(alone[0], fields[1])
