@@ -11,11 +11,20 @@ from hypothesis import settings
 from safetensors.torch import save_file
 
 from data_pipeline import Dataset, Scan, open_dataset, write_dataset
+from tests.ranks import ForkServer
 from trainer import networks
 
 # How long an example takes says nothing on a machine that is shared.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """Where ranks come from that need not import everything first."""
+    server = ForkServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,8 @@ def dataset(packed: Callable[..., Dataset]) -> Dataset:
 
 
 @pytest.fixture
-def training(run_ranks: Ranks, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+def training(run_ranks: Ranks, dataset: Dataset, tmp_path: Path, tracked: None) -> Train:
     """Train on the dataset into a folder of that name; gives the folder."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
 
     def run(name: str, *changes: str, world: int = 1, kill_when: Callable[[Path], bool] | None = None) -> Path:
         output = tmp_path / name
