@@ -73,7 +73,7 @@ def draw_scores(scores: Mapping[str, Sequence[ScanScore]], compare_to: str, titl
 
 def _set_up(axes: Axes, label: str, names: Sequence[str], distances: bool, factor: float) -> None:
     axes.set_title(label, fontsize=10, color=_INK, loc="left")
-    long = len(names) > 4 or max(map(len, names)) > 9
+    long = len(names) * max(map(len, names)) > 40
     turned: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if long else {}
     axes.set_xticks(range(len(names)), names, fontsize=9, **turned)
     axes.set_xlim(-0.6, len(names) - 0.4)
