@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.measures import MEASURES, digits_of
+from launch.measures import labelled
 from launch.options import JsonFile, write_json
 from launch.terminal import say, show_table
 
@@ -43,10 +43,9 @@ def compare(first: Annotated[Path, Table], second: Annotated[Path, Table], json:
 
 
 def _show(told: Comparison) -> None:
-    about: Mapping[str, object] = {"unit": told.unit, "surface_tolerance": told.surface_tolerance}
     rows = []
-    for name, label in ((name, label.format_map(about)) for name, label in MEASURES.items()):
-        measure, digits = told.measures[name], digits_of(label)
+    for name, label, digits in labelled({"unit": told.unit, "surface_tolerance": told.surface_tolerance}):
+        measure = told.measures[name]
         if measure.difference is not None:
             counts = (measure.better, measure.worse, measure.equal)
             means = (f"{measure.first:.{digits}f}", f"{measure.second:.{digits}f}")

@@ -18,21 +18,28 @@ MEASURES = {
     "hd95": "HD95, {unit}",
     "surface_dice": "surface Dice, {surface_tolerance:g} {unit}",
 }
-"""What a measure is called in a table; a Summary or a Comparison tells its unit and tolerance."""
+
+_DISTANCES = ("rms_surface_distance", "assd", "hd95")
 
 
-def digits_of(label: str) -> int:
-    """Digits behind the point that a measure of that label is shown with: distances have fewer than fractions."""
-    return {"px": 1, "mm": 2}.get(label.rpartition(", ")[2], 4)
+def labelled(about: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """For each measure its name, what it is called in a table, and the digits behind its point.
+
+    about is the JSON form of a Summary or a Comparison, which tells of the unit and the tolerance.
+    """
+    of_distances = {"mm": 2, "px": 1}[about["unit"]]
+    return [
+        (name, label.format_map(about), of_distances if name in _DISTANCES else 4) for name, label in MEASURES.items()
+    ]
 
 
 def show_measures(title: str, judged: Mapping[str, Mapping[str, Any]]) -> None:
     """A column for each of those judged on the same scans, as Summary.as_json tells of them: means and intervals."""
     summaries = list(judged.values())
     rows = []
-    for name, label in ((name, label.format_map(summaries[0])) for name, label in MEASURES.items()):
+    for name, label, digits in labelled(summaries[0]):
         if summaries[0][name]["mean"] is not None:
-            rows.append((label, *(_interval(summary[name], digits_of(label)) for summary in summaries)))
+            rows.append((label, *(_interval(summary[name], digits) for summary in summaries)))
     rows.append(("scans with a lesion", *(str(summary["cases"]) for summary in summaries)))
     rows.append(("of these missed", *(str(summary["missed"]) for summary in summaries)))
     if summaries[0]["normals"]["cases"]:
@@ -43,7 +50,7 @@ def show_measures(title: str, judged: Mapping[str, Mapping[str, Any]]) -> None:
     show_table(title, ("measure", *(name.replace("_", " ") for name in judged)), rows, numbers=True)
 
 
-def _interval(measure: Mapping[str, float | None], digits: int = 4) -> str:
+def _interval(measure: Mapping[str, float | None], digits: int) -> str:
     """0.8123 [0.7901, 0.8345], or what there is of it."""
     mean, low, high = (measure[name] for name in ("mean", "low", "high"))
     if mean is None:
