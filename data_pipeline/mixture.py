@@ -63,7 +63,7 @@ def _joined(datasets: Sequence[Dataset], weights: Sequence[float]) -> Dataset:
         refused={},
         weights=tuple(of_sample) if set(weights) != {1.0} else (),
     )
-    return Dataset(", ".join(dataset.uri for dataset in datasets), index, tuple(stores))
+    return Dataset(", ".join(dataset.uri for dataset in datasets), index, tuple(stores), parts=tuple(datasets))
 
 
 def dataset_names(datasets: Sequence[Dataset]) -> list[str]:

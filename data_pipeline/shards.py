@@ -43,12 +43,16 @@ BLOCK = 512
 
 @dataclass(frozen=True)
 class Dataset:
-    """An index, and the store that each of its shards lies in; with a cache, shards are read from this node's disk."""
+    """An index, and the store that each of its shards lies in; with a cache, shards are read from this node's disk.
+
+    parts are the datasets that it was joined from, if it was.
+    """
 
     uri: str
     index: Index
     stores: tuple[Store, ...]
     cache: NodeCache | None = None
+    parts: tuple[Dataset, ...] = ()
 
     def folds(self) -> dict[int, int]:
         """Number of scans of each fold."""

@@ -20,7 +20,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from threading import Thread
@@ -114,9 +114,17 @@ class Checkpoints:
         if self._mirror is not None:
             self._mirror.close(PATIENCE)
 
-    def save(self, engines: Engines, progress: Progress, config: Config, digest: str) -> None:
+    def save(
+        self,
+        engines: Engines,
+        progress: Progress,
+        config: Config,
+        digest: str,
+        learnt_from: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         """Copy what the engines have learnt, and return; a thread of rank 0 writes, and removes older checkpoints.
 
+        digest is the dataset's; learnt_from tells for each dataset in it, by digest, the folds that are trained on.
         It waits where the checkpoint before is still being written. A disk that is full costs this checkpoint, with a
         warning, and neither the run nor the checkpoint before it. What ZeRO stage 3 shares out is written at once.
         """
@@ -143,7 +151,8 @@ class Checkpoints:
             "world_size": self._world.size,
             "adam_steps": adam_steps(engines),
         }
-        texts = {NETWORK: network_description(config, progress.threshold), STATE: state}
+        description = network_description(config, progress.threshold) | {"learnt_from": learnt_from or {}}
+        texts = {NETWORK: description, STATE: state}
         self._host.arrived()
         arguments = (target, begun, tensors, texts, progress.best_step)
         self._writing = Thread(target=self._write, args=arguments, name="checkpoint", daemon=True)

@@ -66,6 +66,10 @@ def train_fold(
     started = time.monotonic()
     engines = start_engines(config, world.size, world.device)
     learnt_from = [fold for fold in dataset.folds() if fold != config.data.fold]
+    seen = {
+        part.index.digest: [fold for fold in part.folds() if fold in learnt_from]
+        for part in dataset.parts or (dataset,)
+    }
     batches = plan_epoch(dataset.index, learnt_from, config.seed, 0, config.training.batch).batches
     steps = config.training.epochs * batches
     stop = StopRequest(world, config.training.timeout_minutes)
@@ -78,7 +82,7 @@ def train_fold(
 
     def keep() -> None:
         now = replace(progress, skipped=curves.skipped, seconds=round(time.monotonic() - started, 1))
-        checkpoints.save(engines, now, config, dataset.index.digest)
+        checkpoints.save(engines, now, config, dataset.index.digest, seen)
 
     with stop, checkpoints:
         # --------------------------------------------------------------------------------------------------

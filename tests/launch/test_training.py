@@ -68,11 +68,33 @@ def test_two_processes_cross_validate_and_the_registered_network_is_used(
     assert sonotrain("evaluate", model, "phantoms", "--folds", fold, "--json", "evaluation.json").status == 0
     judged = json.loads(Path("evaluation.json").read_text())
     assert judged["dsc"]["mean"] == pytest.approx(told["folds"][fold]["validation"]["dsc"]["mean"], abs=1e-6)
+    assert judged["seen_in_training"] == 0
+
+    ensemble = sonotrain("evaluate", told["ensemble"], "phantoms", "--folds", "1,2", "--json", "ensemble.json")
+    assert "Warning: 8 of these 8 scans were trained on; that flatters it" in ensemble.output.splitlines()
+    assert json.loads(Path("ensemble.json").read_text())["cases"] > 0
 
     assert sonotrain("predict", model, scans / "bus_0001-l.png", "--out", "predictions").status == 0
     assert Path("predictions/bus_0001-l.overlay.png").exists()
     pulled = sonotrain("models", "pull", model, "pulled").output.split(" is in ")[-1].strip()
     assert (Path(pulled) / "generator.safetensors").exists()
+
+    # With the ensemble wanted instead, nothing is trained, and it becomes the next version.
+    call = [sys.executable, "-P", "-m", "launch.cli", "crossval", "small.yaml", "tracking.registers=ensemble"]
+    ended = subprocess.run(
+        [*call, "--json", "other.json"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout
+    assert "the ensemble is models:/breast-ultrasound-segmenter@candidate" in ended.stdout
+    other = json.loads((tmp_path / "other.json").read_text())
+    assert (other["model"]["version"], other["folds"], other["registered"]) == (2, told["folds"], "ensemble")
+    pulled = sonotrain("models", "pull", model, "pulled").output.split(" is in ")[-1].strip()
+    assert len(json.loads((Path(pulled) / "network.json").read_text())["members"]) == 2
 
 
 def test_a_rank_that_dies_in_training_is_named_and_the_other_is_ended(launched: list[str], tmp_path: Path) -> None:
