@@ -50,3 +50,7 @@ def test_the_loss_curve_of_two_processes_is_that_of_one_over_fifty_steps(run_ran
     assert one.shape == (50, 2)
     assert not torch.equal(one[0], one[-1])
     torch.testing.assert_close(two, one, atol=1e-4, rtol=0)
+
+
+def test_compiled_networks_learn_what_they_do_as_they_are_under_the_same_names(run_ranks: Ranks):
+    assert float(run_ranks("compiled.py")[0].splitlines()[-1]) < 1e-5
