@@ -82,6 +82,7 @@ def test_keys_patients_and_groups_have_their_datasets_name_in_front_and_folds_st
     assert mixed.folds() == {1: 4, 2: 8, 3: 7, 4: 2}
     assert mixed.index.shards == (*alone[0].shards, *alone[1].shards)
     assert mixed.index.name == "bus + stu"
+    assert [part.index for part in mixed.parts] == alone
 
 
 def test_a_name_that_comes_again_is_counted_so_that_no_keys_clash(bus, another_bus, place):

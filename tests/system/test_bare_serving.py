@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.models import write_mixed_ensemble
 from trainer import networks
+from trainer.predict import predict_files
 from trainer.registry import register
 from trainer.serving import load_segmenter
 
@@ -48,10 +50,11 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.system
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_bare_environment_predicts_the_masks_of_the_segmenter(
+def test_a_bare_environment_predicts_the_masks_that_an_ensemble_of_several_kinds_predicts_here(
     bare_python: Path, tracker: Path, model_folder: Path, tmp_path: Path
 ) -> None:
-    made = register(model_folder, "bare", "candidate", None, {}, {})
+    ensemble = write_mixed_ensemble(model_folder, tmp_path / "ensemble")
+    made = register(ensemble, "bare", "candidate", None, {}, {})
     noise = np.random.default_rng(3)
     images = [noise.integers(0, 256, size, dtype=np.uint8) for size in ((64, 48), (151, 93), (40, 200))]
     for number, image in enumerate(images):
@@ -67,7 +70,9 @@ def test_a_bare_environment_predicts_the_masks_of_the_segmenter(
     )
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout) == []
-    for number, mask in enumerate(load_segmenter(model_folder, networks.build).masks(images)):
-        assert 0 < mask.sum() < mask.size
-        predicted = np.array(Image.open(tmp_path / f"{number}.mask.png"))
-        np.testing.assert_array_equal(predicted, mask * np.uint8(255))
+    files = [tmp_path / f"{number}.image.png" for number in range(len(images))]
+    predict_files(load_segmenter(ensemble, networks.build), files, tmp_path / "here")
+    for number in range(len(images)):
+        there = np.array(Image.open(tmp_path / f"{number}.mask.png"))
+        assert 0 < there.sum() < there.size * 255
+        np.testing.assert_array_equal(there, np.array(Image.open(tmp_path / "here" / f"{number}.image.mask.png")))

@@ -3,10 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from data_pipeline import Fault, WrongCall
+from tests.models import write_model
 from trainer import networks
 from trainer.ensemble import write_ensemble
 from trainer.serving import Segmenter, load_segmenter
@@ -15,14 +14,8 @@ from trainer.serving import Segmenter, load_segmenter
 @pytest.fixture
 def other_folder(tmp_path: Path) -> Path:
     """A model of another depth, norm, number of channels, size and threshold than model_folder's."""
-    torch.manual_seed(3)
     settings = {"in_channels": 2, "widths": [4, 8], "heads": 1, "norm": "group"}
-    network = networks.build("unet", **settings)
-    folder = tmp_path / "other"
-    folder.mkdir()
-    save_file(network.state_dict(), folder / "generator.safetensors")
-    described = {"network": "unet", "settings": settings, "size": [32, 40], "threshold": 0.25}
-    (folder / "network.json").write_text(json.dumps(described))
+    folder = write_model(tmp_path / "other", "unet", (32, 40), 0.25, **settings)
     (folder / "state.json").write_text("{}")
     return folder
 

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.models import write_mixed_ensemble
 from trainer import networks
 from trainer.registry import register
 from trainer.serving import load_segmenter
@@ -76,6 +77,37 @@ def test_the_threshold_can_be_given_with_the_call(model: Any) -> None:
     assert 0 < everything["probability"] < 1
     assert (decoded(nothing["mask"]) == 0).all()
     assert (nothing["lesion"], nothing["area_fraction"], nothing["probability"]) == (False, 0.0, 0.0)
+
+
+def test_flips_and_largest_component_can_be_given_with_the_call(model: Any, model_folder: Path) -> None:
+    image = np.array(picture("L", (64, 48)))
+    segmenter = load_segmenter(model_folder, networks.build)
+    seen = set()
+    for flips in (False, True):
+        for largest_component in (False, True):
+            asked = {"flips": flips, "largest_component": largest_component}
+            row = model.predict(pd.DataFrame({"image": [encoded(Image.fromarray(image))]}), params=asked).iloc[0]
+            (expected,) = segmenter.using(**asked).masks([image])
+            np.testing.assert_array_equal(decoded(row["mask"]), expected * 255)
+            seen.add(expected.tobytes())
+    assert len(seen) == 4
+
+
+def test_an_ensemble_of_several_kinds_of_networks_predicts_its_own_masks(
+    tracker: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    folder = write_mixed_ensemble(model_folder, tmp_path / "mixed")
+    made = register(folder, "mixed", "candidate", None, {}, {})
+    model = import_mlflow().pyfunc.load_model(made.uri)
+    images = [np.array(picture("L", size)) for size in ((64, 48), (91, 33))]
+    outlined = model.predict(pd.DataFrame({"image": [encoded(Image.fromarray(image)) for image in images]}))
+    segmenter = load_segmenter(folder, networks.build)
+    for image, mask in zip(images, outlined["mask"], strict=True):
+        (expected,) = segmenter.masks([image])
+        np.testing.assert_array_equal(decoded(mask), expected * 255)
+        assert 0 < expected.sum() < expected.size
+    everything = model.predict(pd.DataFrame({"image": [encoded(picture("L", (64, 48)))]}), params={"threshold": 0.0})
+    assert (decoded(everything["mask"][0]) == 255).all()
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])

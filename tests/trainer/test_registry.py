@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from data_pipeline import Fault, WrongCall
+from tests.models import write_model
 from trainer import networks, registry
+from trainer.ensemble import write_ensemble
 from trainer.registry import list_models, model_folder, pull, register
 from trainer.serving import load_segmenter, read_safetensors
 from trainer.tracking import import_mlflow, start_run
@@ -132,6 +134,54 @@ def test_a_dead_tracker_is_told_in_bounded_time_and_without_its_password(
         f"{model_folder} was not registered as unreachable and stays where it is: "
         f"http://***@127.0.0.1:{port}: [Errno 111] Connection refused"
     )
+
+
+# Ensembles
+
+
+@pytest.fixture
+def ensemble(model_folder: Path, tmp_path: Path) -> Path:
+    """An ensemble of two networks of one kind."""
+    other = write_model(tmp_path / "other", "unet", (32, 48), 0.5, widths=[4, 8], heads=1)
+    write_ensemble([model_folder, other], tmp_path / "ensemble", flips=True)
+    return tmp_path / "ensemble"
+
+
+def test_an_ensemble_is_registered_and_pulled_whole(tracker: Path, ensemble: Path, tmp_path: Path) -> None:
+    register(ensemble, "ensemble", "candidate", None, {"dsc": 0.5}, TAGS)
+    pulled = model_folder("models:/ensemble@candidate", tmp_path / "cache")
+    for file in ensemble.rglob("*"):
+        if file.is_file():
+            assert (pulled / file.relative_to(ensemble)).read_bytes() == file.read_bytes()
+    assert len(list(pulled.rglob("*"))) == len(list(ensemble.rglob("*")))
+    images = [np.random.default_rng(0).integers(0, 256, (90, 70), dtype=np.uint8)]
+    maps = load_segmenter(pulled, networks.build).probabilities(images)
+    np.testing.assert_array_equal(maps, load_segmenter(ensemble, networks.build).probabilities(images))
+
+
+def test_a_damaged_member_in_the_store_or_in_the_cache_is_refused(
+    tracker: Path, ensemble: Path, tmp_path: Path
+) -> None:
+    def damage(weights: Path) -> None:
+        with weights.open("r+b") as opened:
+            opened.seek(-1, 2)
+            opened.write(b"\xff")
+
+    register(ensemble, "damaged", "candidate", None, {}, {})
+    pulled = pull("models:/damaged@candidate", tmp_path / "cache")
+    damage(pulled / "member-2" / "generator.safetensors")
+    with pytest.raises(Fault, match=r"delete the folder and pull again"):
+        pull("models:/damaged@candidate", tmp_path / "cache")
+    stored = Path(import_mlflow().artifacts.download_artifacts(artifact_uri="models:/damaged@candidate"))
+    damage(stored / "artifacts/model/member-1/generator.safetensors")
+    with pytest.raises(Fault, match="damaged in the tracker's artifact store"):
+        pull("models:/damaged@candidate", tmp_path / "other-cache")
+
+
+def test_an_ensemble_with_a_member_missing_is_not_registered(tracker: Path, ensemble: Path) -> None:
+    shutil.rmtree(ensemble / "member-2")
+    said = refusal_of(lambda: register(ensemble, "partial", "candidate", None, {}, {}))
+    assert said.startswith(f"{ensemble / 'member-2/network.json'}: cannot be read")
 
 
 # Pull
