@@ -62,7 +62,7 @@ def crossval(config: Config) -> CrossvalSummary:
         each = {fold: of_fold(config, fold) for fold in folds}
         for one in each.values():
             check_startable(one, dataset, world)
-        with parent_run(output, config, dataset, world, "crossval") as run:
+        with parent_run(output, config, config.flat(), dataset, world, "crossval") as run:
             results = {}
             for fold, one in each.items():
                 if world.leads:
@@ -89,17 +89,24 @@ def check_startable(config: Config, dataset: Dataset, world: World) -> None:
 
 @contextmanager
 def parent_run(
-    output: Path, config: Config, dataset: Dataset, world: World, kind: str, parent: str | None = None
+    output: Path,
+    config: Config,
+    params: Mapping[str, Any],
+    dataset: Dataset,
+    world: World,
+    kind: str,
+    parent: str | None = None,
 ) -> Iterator[Run]:
     """The run in MLflow that others belong to: the one that this output folder began with, where it goes on.
 
-    kind becomes a tag; parent is the id of the run that this one belongs to itself. The run is finished at the end.
+    params are what all below it have in common, kind becomes a tag; parent is the id of the run that this one belongs
+    to itself. The run is finished at the end.
     """
     note = output / "tracking.json"  # run.json would be that of a training in the same folder
     run = start_run(
         name=output.name,
         experiment=config.tracking.experiment,
-        params=config.flat() | {"world_size": world.size},
+        params={**params, "world_size": world.size},
         tags={"dataset.name": dataset.index.name, "dataset.digest": dataset.index.digest, "kind": kind},
         parent=parent,
         resume=json.loads(note.read_text(encoding="utf-8"))["run_id"] if note.exists() else None,

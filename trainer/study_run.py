@@ -64,11 +64,11 @@ def run_study(study: Study) -> StudySummary:
     with joined(shared.training.timeout_minutes) as world, memory_for(shared, dataset) as resident, ExitStack() as runs:
         variants = {name: _of_variant(config, name) for name, config in study.variants.items()}
         _check_all(variants, folds, dataset, world)
-        whole = runs.enter_context(parent_run(output, shared, dataset, world, "study"))
-        run_of = {
-            name: runs.enter_context(parent_run(Path(config.output), config, dataset, world, "variant", whole.id))
-            for name, config in variants.items()
-        }
+        whole = runs.enter_context(parent_run(output, shared, _in_common(study), dataset, world, "study"))
+        run_of = {}
+        for name, config in variants.items():
+            below = parent_run(Path(config.output), config, config.flat(), dataset, world, "variant", whole.id)
+            run_of[name] = runs.enter_context(below)
         results: dict[str, dict[int, TrainingResult]] = {name: {} for name in variants}
         for fold in folds:
             for number, (name, config) in enumerate(variants.items(), start=1):
@@ -90,6 +90,12 @@ def _of_variant(config: Config, name: str) -> Config:
     own = folder_name(name)
     mirror = config.checkpoints.mirror and f"{config.checkpoints.mirror.rstrip('/')}/{own}"
     return config.replace(output=str(Path(config.output) / own), checkpoints__mirror=mirror)
+
+
+def _in_common(study: Study) -> dict[str, Any]:
+    """The values, by dotted key, that all variants have."""
+    others = [config.flat() for config in study.variants.values()]
+    return {key: value for key, value in study.shared.flat().items() if all(of[key] == value for of in others)}
 
 
 def _check_all(variants: Mapping[str, Config], folds: tuple[int, ...], dataset: Dataset, world: World) -> None:
