@@ -201,7 +201,7 @@ def _floats(module: nn.Module) -> list[Tensor]:
 
 def _gather(shared_out: nn.Module, whole: nn.Module) -> None:
     """Fill a plain network with what the processes hold parts of."""
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.runtime.zero import GatheredParameters
 
     with torch.no_grad():
         for part, parameter in zip(shared_out.parameters(), whole.parameters(), strict=True):

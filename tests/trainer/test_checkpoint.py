@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from tests.trainer.conftest import Ranks
 from trainer.checkpoint_files import begin, clear_away, damage, discard, names, newest, prune, publish
 
 
@@ -96,3 +98,61 @@ def test_a_manifest_cannot_lead_out_of_its_folder(folder: Path):
     told["sha256"] = {"../step-00000002/state.json": told["sha256"]["state.json"]}
     manifest.write_text(json.dumps(told))
     assert damage(folder / "step-00000003") == "../step-00000002/state.json is missing"
+
+
+@pytest.fixture(scope="module")
+def told(run_ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What tests/trainer/checkpointing.py found, by one rank and by two."""
+    found: dict[str, dict[str, Any]] = {}
+    for world in (1, 2):
+        folder = tmp_path_factory.mktemp("checkpoints")
+        found |= json.loads(run_ranks("checkpointing.py", str(folder), world=world)[0].splitlines()[-1])
+    return found
+
+
+def test_a_running_average_is_the_network_to_use_and_training_goes_on_from_the_live_one(told: dict[str, Any]):
+    assert told["an_average"] == {"is what is used": True, "differs from the live": True, "goes on alike": True}
+
+
+def test_without_an_adversary_there_are_no_files_of_one(told: dict[str, Any]):
+    assert told["no_adversary"]["goes on alike"]
+    assert told["no_adversary"]["files"] == [
+        "generator.moments.safetensors",
+        "generator.safetensors",
+        "manifest.json",
+        "network.json",
+        "state.json",
+    ]
+
+
+def test_adams_own_count_leaves_out_the_steps_that_were_skipped(told: dict[str, Any]):
+    assert told["skipped_steps"] == {
+        "Adam": {"generator": 2, "discriminators": 2},
+        "step": 4,
+        "goes on alike": True,
+    }
+
+
+def test_what_training_changes_while_a_checkpoint_is_written_is_not_in_it(told: dict[str, Any]):
+    assert told["what_changes_while_it_is_written"]["any kept"]
+
+
+def test_a_generator_shared_out_by_stage_3_goes_on_to_the_bit_and_can_be_used(told: dict[str, Any]):
+    shared_out = told["shared_out"]
+    assert shared_out["can be used"]
+    assert shared_out["goes on alike"]
+    assert shared_out["Adam"] == [4]
+    assert shared_out["scripts"] == []
+
+
+def test_going_away_from_stage_3_is_refused_in_one_line(told: dict[str, Any]):
+    assert told["shared_out"]["to stage 2"] == (
+        "WrongCall: step-00000002 was saved with training.generator_zero=3 by 2 processes, and this run has 2 and 2: "
+        "to and from stage 3 a run cannot be moved; go on as it was, or name another output"
+    )
+
+
+def test_a_file_of_stage_3_that_would_execute_something_is_refused(told: dict[str, Any]):
+    assert told["shared_out"]["a pickle"]["said"].startswith("Fault: ")
+    assert "generator.zero3 cannot be read" in told["shared_out"]["a pickle"]["said"]
+    assert told["shared_out"]["a pickle"]["executed"] is False
