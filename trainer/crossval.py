@@ -180,7 +180,7 @@ def _registered(
         "held_out_fold": " ".join(map(str, members)),
         "network": config.network.name,
         "seed": str(config.seed),
-        "hd95_unit": first.validation["unit"],
+        "surface_unit": first.validation["unit"],
     }
     try:
         return register(model_folder, config.tracking.model, ALIAS, run.id, {**measured, **over_folds}, tags)
