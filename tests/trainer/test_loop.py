@@ -44,11 +44,15 @@ def in_the_second_epoch(output: Path) -> bool:
     return "step-00000008" in checkpoints(output)
 
 
-@pytest.mark.parametrize(("world", "zero"), [(1, 0), (2, 0), (2, 2)])
+ALL_THAT_LASTS = ("training.ema=0.9", "objective.noise=0.1", "objective.beta_warmup_steps=9", "optimizer.clip=1")
+"""Settings with something to remember from step to step, or to draw anew."""
+
+
+@pytest.mark.parametrize(("world", "zero", "more"), [(1, 0, ALL_THAT_LASTS), (2, 0, ()), (2, 2, ALL_THAT_LASTS)])
 def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_weights_to_the_bit(
-    training: Train, world: int, zero: int
+    training: Train, world: int, zero: int, more: tuple[str, ...]
 ):
-    stages = (f"training.generator_zero={zero}", f"training.discriminator_zero={zero}")
+    stages = (f"training.generator_zero={zero}", f"training.discriminator_zero={zero}", *more)
     undisturbed = training("undisturbed", *stages, world=world)
 
     disturbed = training("disturbed", *stages, world=world, kill_when=in_the_second_epoch)
@@ -57,7 +61,8 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_weights_to_th
 
     last = checkpoints(undisturbed)[-1]
     assert last == checkpoints(disturbed)[-1] == "step-00000010"
-    for side in ("generator", "discriminators", "generator.moments", "discriminators.moments"):
+    sides = ["generator", "discriminators", "generator.moments", "discriminators.moments"]
+    for side in [*sides, "generator.live"] if more else sides:
         expected, found = (
             load_file(output / "checkpoints" / last / f"{side}.safetensors") for output in (undisturbed, disturbed)
         )
@@ -120,6 +125,34 @@ def test_the_newest_checkpoints_and_the_best_are_kept(training: Train):
     best = Path(result["best_checkpoint"]).name
     assert checkpoints(output) == sorted({best, "step-00000014", "step-00000015"})
     assert Path(result["checkpoint"]).name == "step-00000015"
+
+
+def test_a_run_without_progress_ends_early_and_stays_ended(training: Train):
+    stalls = ("training.patience=2", "training.epochs=9", "optimizer.generator_rate=1e-12")
+    output = training("run", *stalls)
+    result = json.loads((output / "result.json").read_text())
+    assert (result["epochs"], result["best_epoch"]) == (3, 1)
+    (output / "result.json").unlink()
+    training("run", *stalls)
+    assert json.loads((output / "result.json").read_text())["epochs"] == 3
+
+
+def test_the_running_average_is_what_is_kept_to_use(training: Train):
+    output = training("run", "training.epochs=1", "training.ema=0.5", "validation.threshold=chosen")
+    checkpoint = output / "checkpoints" / "step-00000005"
+    used, live = (load_file(checkpoint / f"generator{kind}.safetensors") for kind in ("", ".live"))
+    assert used.keys() == live.keys()
+    assert any((used[name] != live[name]).any() for name in used)
+    described = json.loads((checkpoint / "network.json").read_text())
+    assert 0.05 <= described["threshold"] <= 0.95
+
+
+def test_without_an_adversary_there_is_nothing_of_discriminators(training: Train):
+    output = training("run", "training.epochs=2", "objective.beta=[0,0,0,0]")
+    assert not list((output / "checkpoints" / "step-00000010").glob("discriminators*"))
+    points = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert any("dice_loss/stage_4" in point for point in points)
+    assert not any("discriminator" in name or "adversarial" in name for point in points for name in point)
 
 
 def test_every_scan_of_the_held_out_fold_is_judged_once_at_two_ranks(training: Train, dataset: Dataset):
