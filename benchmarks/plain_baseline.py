@@ -217,14 +217,18 @@ def in_memory(dataset: Dataset, folds: list[int]) -> tuple[Tensor, Tensor]:
 class Plain:
     """The network as the judge calls it."""
 
-    threshold = 0.5
-
     def __init__(self, network: nn.Module) -> None:
         self.network = network.eval()
 
+    def marked(self, probability: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Lesion is where it is as likely as not."""
+        return probability >= 0.5
+
     @torch.no_grad()
     def probabilities(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        """Probabilities [H, W] for each image [H, W], at its own size."""
+        """Probabilities [H, W] for each image [H, W], at its own size; none for none."""
+        if not images:
+            return []
         small = [cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for image in images]
         logits = self.network(torch.from_numpy(np.stack(small))[:, None].float() / 255)
         return [
