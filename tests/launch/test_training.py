@@ -69,6 +69,9 @@ def test_two_processes_cross_validate_and_the_registered_network_is_used(
     judged = json.loads(Path("evaluation.json").read_text())
     assert judged["dsc"]["mean"] == pytest.approx(told["folds"][fold]["validation"]["dsc"]["mean"], abs=1e-6)
     assert judged["seen_in_training"] == 0
+    run = told["folds"][fold]["output"]
+    assert sonotrain("evaluate", run, "phantoms", "--folds", fold, "--json", "of-run.json").status == 0
+    assert json.loads(Path("of-run.json").read_text()) == judged | {"model": run}
 
     ensemble = sonotrain("evaluate", told["ensemble"], "phantoms", "--folds", "1,2", "--json", "ensemble.json")
     assert "Warning: 8 of these 8 scans were trained on; that flatters it" in ensemble.output.splitlines()

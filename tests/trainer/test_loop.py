@@ -87,12 +87,15 @@ def test_several_datasets_are_trained_on_as_often_as_their_weights_say(
     training: Train, packed: Callable[..., Dataset], scans: Callable[..., list[Scan]]
 ):
     other = packed(scans(12, seed=5))
-    output = training("run", f"data.uri=[{packed(30).uri},{other.uri}]", "data.weights=[0.5,2]")
+    first = packed(30)
+    output = training("run", f"data.uri=[{first.uri},{other.uri}]", "data.weights=[0.5,2]")
     # Of 20 scans half, of 8 scans each twice: 26, in batches of four.
     assert json.loads((output / "result.json").read_text())["checkpoint"].endswith("step-00000014")
     judged = [line.split(",")[0] for line in (output / "validation.csv").read_text().splitlines()[1:]]
     assert len(judged) == len(set(judged)) == 14
     assert {key.split("/")[0] for key in judged} == {"noise", "noise-2"}
+    network = json.loads((output / "checkpoints" / "step-00000014" / "network.json").read_text())
+    assert network["learnt_from"] == {dataset.index.digest: [2, 3] for dataset in (first, other)}
 
 
 def test_the_curves_of_a_run_that_went_on_hold_each_step_once(training: Train):
