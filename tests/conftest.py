@@ -27,6 +27,12 @@ def fork_server() -> Iterator[ForkServer]:
     server.close()
 
 
+@pytest.fixture(scope="session")
+def mlflow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where MLflow keeps what is trained in tests: once for all, since it takes seconds to make a new database."""
+    return tmp_path_factory.mktemp("mlflow")
+
+
 @pytest.fixture(scope="module")
 def tracker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An empty working directory with MLflow's default in it: mlflow.db and mlruns."""

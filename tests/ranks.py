@@ -83,11 +83,15 @@ class Job:
     def wait(self, timeout: float = 240) -> Sequence[int]:
         """The ranks' statuses, negative for signals; all are killed after the timeout."""
         if not self.ended(timeout):
-            self.send(signal.SIGKILL)
-            assert self.ended(30)
+            self.kill()
             raise TimeoutError(f"the job did not end in {timeout:g} s: {self.errors()}")
         assert self.statuses is not None
         return self.statuses
+
+    def kill(self) -> None:
+        """Have it ended, whatever it does."""
+        self.send(signal.SIGKILL)
+        assert self.ended(30)
 
     def outputs(self) -> list[str]:
         """What each rank wrote on stdout."""

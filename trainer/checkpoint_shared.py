@@ -8,6 +8,7 @@ Its scripts for converting them are left out. All processes must see the same fo
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ def load_shared(engine: Any, checkpoint: Path) -> None:
     _files_of(engine)
     try:
         path, _ = engine.load_checkpoint(str(checkpoint), tag=FOLDER)
+    except pickle.UnpicklingError as broken:
+        raise Fault(f"{checkpoint / FOLDER} holds something else than tensors and numbers: not loaded") from broken
     except (OSError, RuntimeError, ValueError, AssertionError) as broken:
         raise Fault(f"{checkpoint / FOLDER} cannot be read: {str(broken).splitlines()[0]}") from broken
     if path is None:

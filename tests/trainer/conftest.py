@@ -43,12 +43,6 @@ def run_ranks(tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer)
     return run
 
 
-@pytest.fixture(scope="session")
-def mlflow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where MLflow keeps what is trained in tests: once for all, since it takes seconds to make a new database."""
-    return tmp_path_factory.mktemp("mlflow")
-
-
 @pytest.fixture(scope="module")
 def tracked(mlflow_folder: Path) -> Iterator[None]:
     """Training by a module's tests is tracked there."""
