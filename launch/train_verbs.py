@@ -80,6 +80,7 @@ def _crossval(source: str, changes: Sequence[str], json: Path | None) -> None:
 
 
 def _study(source: str, changes: Sequence[str], json: Path | None) -> None:
+    from data_pipeline import Fault
     from trainer.study import load_study
     from trainer.study_run import run_study
 
@@ -94,6 +95,8 @@ def _study(source: str, changes: Sequence[str], json: Path | None) -> None:
     write_json(json, summary.as_json())
     output = Path(summary.output)
     say(f"Compared {count} variants; the table is {output / 'table.md'}, every scan's scores {output / 'scores.png'}")
+    if summary.diverged:
+        raise Fault(f"not in the table, since they diverged: {'; '.join(summary.diverged)}; {output} has the others")
 
 
 def _show_study(table: StudyTable) -> None:

@@ -28,6 +28,10 @@ TROUBLE = ("retries", "timeouts", "throttled", "cache_damaged")
 """Counters of reading that a person should hear of."""
 
 
+class Diverged(Fault):
+    """A training whose losses or gradients are not finite any more; every rank raises it after the same step."""
+
+
 class Curves:
     """Collects what steps measured. Every rank has one; rank 0's writes.
 
@@ -66,7 +70,7 @@ class Curves:
         )
 
     def step(self, step: int) -> None:
-        """Write a point when it is time for one. Raises Fault, on all ranks alike, when too many were skipped."""
+        """Write a point when it is time for one. Raises Diverged when too many steps were skipped."""
         if step % EVERY_STEPS or self._sum is None:
             return
         total = self._sum
@@ -96,7 +100,7 @@ class Curves:
                 "%d so far", skipped, EVERY_STEPS, self.skipped,
             )  # fmt: skip
         if in_a_row >= self._most_skips:
-            raise Fault(
+            raise Diverged(
                 f"{in_a_row} steps in a row had a loss or gradient that is not finite, the last at or before step "
                 f"{step}; start again with lower optimizer.generator_rate and optimizer.discriminator_rate, "
                 "optimizer.clip=1 or training.precision=fp32 (training.skips says how many may be)"

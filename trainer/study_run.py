@@ -9,6 +9,7 @@ OUTPUT/scores.png        every scan's scores by every variant
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from trainer import networks
 from trainer.atomic import replacing
 from trainer.config import Config
 from trainer.crossval import check_startable, of_fold, parent_run
+from trainer.curves import Diverged
 from trainer.feasible import dataset_of
 from trainer.loop import memory_for, train_fold
 from trainer.processes import World, joined
@@ -34,27 +36,33 @@ from trainer.study_table import StudyTable, Trained, pooled, tabulate
 from trainer.study_text import comma_separated, markdown
 from trainer.tracking import Run
 
+log = logging.getLogger("sonotrain")
+
 
 @dataclass(frozen=True)
 class StudySummary:
-    """The table of a study, and each training's result by variant and fold."""
+    """The table of a study, and each training's result by variant and fold.
+
+    diverged says of each training that came to no result, named by variant and fold, what ended it.
+    """
 
     output: str
     table: StudyTable
     results: Mapping[str, Mapping[int, TrainingResult]]
+    diverged: Mapping[str, str]
 
     def as_json(self) -> dict[str, Any]:
         """What table.json says, and the results."""
         told = {name: {fold: asdict(result) for fold, result in of.items()} for name, of in self.results.items()}
-        return {"output": self.output, **self.table.as_json(), "results": told}
+        return {"output": self.output, **self.table.as_json(), "results": told, "diverged": self.diverged}
 
 
 def run_study(study: Study) -> StudySummary:
     """Train every variant with each fold of the study (or of the dataset) held out, fold by fold.
 
     All variants learn the first fold before any learns the second, so that the table soon tells of all of them. A
-    training that is finished in the output folder is not done again, and one that was interrupted goes on. In MLflow
-    the trainings are child runs of their variant's, and these of the study's. Raises WrongCall, before anything is
+    training that is finished in the output folder is not done again, and one that was interrupted goes on. One that
+    diverges costs itself alone, unless all do. In MLflow the trainings are child runs of their variant's, and these of the study's. Raises WrongCall, before anything is
     written, where one of the trainings cannot be, or another's lies in its folder.
     """
     shared = study.shared
@@ -70,6 +78,7 @@ def run_study(study: Study) -> StudySummary:
             below = parent_run(Path(config.output), config, config.flat(), dataset, world, "variant", whole.id)
             run_of[name] = runs.enter_context(below)
         results: dict[str, dict[int, TrainingResult]] = {name: {} for name in variants}
+        diverged: dict[str, str] = {}
         for fold in folds:
             for number, (name, config) in enumerate(variants.items(), start=1):
                 one = of_fold(config, fold)
@@ -77,12 +86,20 @@ def run_study(study: Study) -> StudySummary:
                 if world.leads:
                     kept = "" if new else ": finished before"
                     print(f"variant {number} of {len(variants)}, {name}, holding out fold {fold}{kept}", flush=True)
-                results[name][fold] = train_fold(one, dataset, world, resident, parent=run_of[name].id)
+                try:
+                    results[name][fold] = train_fold(one, dataset, world, resident, parent=run_of[name].id)
+                except Diverged as ended:
+                    diverged[f"{name}, fold {fold}"] = str(ended)
+                    if world.leads:
+                        log.warning("%s, fold %d: %s", name, fold, ended)
+                    continue
                 if new:
                     _write(output, study, results)
-        summary = world.tell(_finished(output, study, results, whole, run_of) if world.leads else None)
-    assert summary is not None
-    return summary
+        if not any(results.values()):
+            raise Diverged(f"every training of the study diverged, the last with: {[*diverged.values()][-1]}")
+        table = world.tell(_finished(output, study, results, whole, run_of) if world.leads else None)
+    assert table is not None
+    return StudySummary(str(output), table, results, diverged)
 
 
 def _of_variant(config: Config, name: str) -> Config:
@@ -131,7 +148,7 @@ def _finished(
     results: Mapping[str, Mapping[int, TrainingResult]],
     whole: Run,
     run_of: Mapping[str, Run],
-) -> StudySummary:
+) -> StudyTable:
     """The last table, also where nothing was left to train, written down in MLflow too."""
     table = _write(output, study, results)
     for row in table.rows:
@@ -140,7 +157,7 @@ def _finished(
             run_of[row.variant].metrics({key: value for key, value in values.items() if value is not None}, step=0)
     for name in ("table.json", "table.md", "table.csv", "scores.png"):
         whole.artifact(output / name)
-    return StudySummary(str(output), table, results)
+    return table
 
 
 def _trained(result: TrainingResult) -> Trained:

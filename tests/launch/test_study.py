@@ -102,6 +102,19 @@ def test_a_study_that_was_killed_skips_what_is_finished_and_fills_its_table(
 
 
 @pytest.mark.usefixtures("dataset")
+def test_a_variant_that_diverges_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    diverges = "{optimizer.generator_rate: 1.0e+30, training.skips: 1}"
+    (tmp_path / "study.yaml").write_text(STUDY.replace("{objective.beta: [0, 0, 0, 0]}", diverges))
+    call = [*SONOTRAIN, "crossval", "study.yaml", "folds=[1]"]
+    ended = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "error: not in the table, since they diverged: without, fold 1; study has the others" in ended.stderr
+    table = json.loads((tmp_path / "study/table.json").read_text())
+    assert [row["variant"] for row in table["rows"]] == ["with one"]
+
+
+@pytest.mark.usefixtures("dataset")
 def test_a_variant_that_cannot_be_trained_is_found_before_any_is(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(
         STUDY.replace("objective.beta: [0, 0, 0, 0]", "training.batch: 5, training.accumulation: 2")
