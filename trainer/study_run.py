@@ -62,8 +62,9 @@ def run_study(study: Study) -> StudySummary:
 
     All variants learn the first fold before any learns the second, so that the table soon tells of all of them. A
     training that is finished in the output folder is not done again, and one that was interrupted goes on. One that
-    diverges costs itself alone, unless all do. In MLflow the trainings are child runs of their variant's, and these of the study's. Raises WrongCall, before anything is
-    written, where one of the trainings cannot be, or another's lies in its folder.
+    diverges costs itself alone, unless all do. In MLflow the trainings are child runs of their variant's, and these
+    of the study's. Raises WrongCall, before anything is written, where one of the trainings cannot be, or another's
+    lies in its folder.
     """
     shared = study.shared
     output = Path(shared.output)
