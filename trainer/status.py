@@ -75,10 +75,7 @@ class StatusLine:
         speed = done * self._global_batch / training
         parts = [f"epoch {epoch + 1}/{self._epochs}", f"step {step}/{self._steps}"]
         if latest:
-            parts.append(f"dice loss {latest['dice_loss/stage_1']:.3f}")
-        if "discriminator_accuracy/stage_1" in latest:
-            right = [value for name, value in latest.items() if name.startswith("discriminator_accuracy/")]
-            parts.append(f"discriminators right {'/'.join(f'{100 * each:.0f}' for each in right)} %")
+            parts.append(_losses(latest))
         if self._dsc is not None:
             parts.append(f"DSC {self._dsc:.3f}")
         parts.append(f"{speed:.1f} scans/s")
@@ -113,3 +110,16 @@ class StatusLine:
     def _clear(self) -> None:
         if sys.stdout.isatty():
             print("\r\x1b[2K", end="", flush=True)
+
+
+def _losses(latest: Mapping[str, float]) -> str:
+    """Each loss, the mean over stages, and how much each discriminator says is right."""
+    of = {name: _over_stages(latest, f"{name}_loss") for name in ("dice", "adversarial", "discriminator")}
+    text = "loss " + " ".join(f"{name} {sum(each) / len(each):.3f}" for name, each in of.items() if each)
+    right = "/".join(f"{100 * each:.0f}" for each in _over_stages(latest, "discriminator_accuracy"))
+    return f"{text} right {right} %" if right else text
+
+
+def _over_stages(latest: Mapping[str, float], measure: str) -> list[float]:
+    """A measure's values, finest stage first."""
+    return [value for name, value in latest.items() if name.startswith(f"{measure}/")]
