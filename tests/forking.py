@@ -21,7 +21,18 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if Path("/dev/nvidia0").exists() 
 from trainer.tracking import import_mlflow
 
 import_mlflow()
-for name in ("deepspeed", "mlflow.tracking", "trainer.loop", "matplotlib", "torch._dynamo", "scipy.ndimage"):
+for name in (
+    "deepspeed",
+    "launch.cli",
+    "matplotlib",
+    "mlflow.store.tracking.sqlalchemy_workspace_store",
+    "mlflow.tracking",
+    "safetensors.torch",
+    "scipy.ndimage",
+    "sqlalchemy.dialects.sqlite",
+    "torch._dynamo",
+    "trainer.loop",
+):
     importlib.import_module(name)
 
 PR_SET_PDEATHSIG = 1
