@@ -70,6 +70,22 @@ def test_a_run_moved_from_two_processes_at_zero_2_to_one_and_back_follows_it(sta
     assert max(float(np.abs(ours[name] - values).max()) for name, values in first.items()) > 1e-3
 
 
+def test_a_run_goes_on_from_its_mirror_on_an_empty_disk(start: Start, tmp_path: Path):
+    changes = ("training.epochs=2", "checkpoints.every_steps=2", f"checkpoints.mirror={tmp_path / 'mirror'}")
+    assert list(start("here", *changes, world=2, rank=0, signals={6: [signal.SIGTERM]}).wait()) == [STOPPED] * 2
+    assert "step-00000007" in checkpoints(tmp_path / "here")
+
+    moved = start("elsewhere", *changes, world=2)
+    assert list(moved.wait()) == [0, 0]
+    assert f"going on from step-00000007, fetched from {tmp_path / 'mirror'}" in moved.errors()[0]
+    assert list(start("here", *changes[:2], "checkpoints.mirror=''", world=2).wait()) == [0, 0]
+    assert same_to_the_bit(tensors(tmp_path / "elsewhere", 10), tensors(tmp_path / "here", 10))
+
+    another = start("another", *changes, "seed=1", world=2)
+    assert another.wait()[0] == 2
+    assert f"{tmp_path / 'mirror'} holds a run with seed=0, and this one has 1" in another.errors()[0]
+
+
 def test_a_rank_whose_loss_is_not_a_number_makes_all_skip_the_step(start: Start, tmp_path: Path):
     job = start("run", "training.epochs=2", world=2, rank=1, nan=[2, 3, 7])
     assert list(job.wait()) == [0, 0], job.errors()
