@@ -96,7 +96,7 @@ def start_engines(config: Config, world_size: int, device: torch.device) -> Engi
     """Build both networks from the seed, equal on every rank, and give each an engine of its own."""
     training, optimizer = config.training, config.optimizer
     allow_tf32(training.precision != "fp32")
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed % 2**63)
     generator = build(config.network.name, **network_settings(config.network, config.objective.stages)).to(device)
     stages = supervised_stages(config.network, config.objective.stages)
     discriminators = discriminators_of(config.discriminators, stages)
@@ -166,6 +166,8 @@ def _side(
         config=_settings(training.batch, training.accumulation, world_size, zero_stage),
         dist_init_required=False,
     )
+    if world_size == 1 and zero_stage == 0:
+        engine.enable_backward_allreduce = False  # it would copy all gradients to and fro for nobody
     return Side(engine, guard, buffers, rate)
 
 
