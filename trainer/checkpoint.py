@@ -128,8 +128,11 @@ class Checkpoints:
         It waits where the checkpoint before is still being written. A disk that is full costs this checkpoint, with a
         warning, and neither the run nor the checkpoint before it. What ZeRO stage 3 shares out is written at once.
         """
+        began = time.monotonic()
         if not self._world.tell(self._is_free()):
             return
+        if self._world.leads and (waited := time.monotonic() - began) > _WORTH_A_WORD:
+            log.warning("training waited %.1f s for the checkpoint before this one to be written", waited)
         for module in (engines.average, *(engine.module for _, engine, _, _ in sides_of(engines))):
             if module is not None:
                 average_buffers(module, self._world)
@@ -205,15 +208,11 @@ class Checkpoints:
     def _is_free(self) -> bool:
         """Whether no checkpoint is being written any more, after waiting for one that is."""
         if self._writing is not None:
-            began = time.monotonic()
             self._writing.join(PATIENCE)
-            waited = time.monotonic() - began
             if self._writing.is_alive():
                 log.warning("%s: a checkpoint is still being written; the run goes on without the next", self._folder)
                 return False
             self._writing = None
-            if waited > _WORTH_A_WORD:
-                log.warning("waited %.1f s for a checkpoint to be written", waited)
         if self._broken is not None:
             raise self._broken
         return True

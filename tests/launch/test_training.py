@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -100,21 +101,38 @@ def test_two_processes_cross_validate_and_the_registered_network_is_used(
     assert len(json.loads((Path(pulled) / "network.json").read_text())["members"]) == 2
 
 
-def test_a_rank_that_dies_in_training_is_named_and_the_other_is_ended(launched: list[str], tmp_path: Path) -> None:
+def test_a_launch_told_to_stop_goes_on_later_and_a_rank_that_dies_is_named_and_the_other_ended(
+    launched: list[str], tmp_path: Path
+) -> None:
     call = [*launched, "train", "small.yaml", "training.epochs=500"]
-    with (tmp_path / "output").open("w") as output:
-        launcher = subprocess.Popen(call, cwd=tmp_path, stdout=output, stderr=subprocess.STDOUT)
-    deadline = time.monotonic() + 120
-    while "validated" not in (tmp_path / "output").read_text():
-        assert launcher.poll() is None, (tmp_path / "output").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+
+    def launch(output: Path) -> subprocess.Popen[bytes]:
+        """Launch it, and return once it trains."""
+        with output.open("w") as sink:
+            launcher = subprocess.Popen(call, cwd=tmp_path, stdout=sink, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 120
+        while "validated" not in output.read_text():
+            assert launcher.poll() is None, output.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return launcher
+
+    launcher = launch(tmp_path / "stopped")
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(timeout=60) == 75, (tmp_path / "stopped").read_text()
+    *_, told, last = (tmp_path / "stopped").read_text().splitlines()
+    stopped = re.fullmatch(r"SIGTERM: stopped after step (\d+); started again, it goes on", told)
+    assert stopped, told
+    assert (tmp_path / f"run/checkpoints/step-{int(stopped[1]):08d}/manifest.json").exists()
+    assert last == "All 2 processes have stopped after a checkpoint; the same call goes on; their logs are in run/logs"
+
+    launcher = launch(tmp_path / "killed")
     ranks = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
     assert len(ranks) == 2
     os.kill(int(ranks[1]), signal.SIGKILL)
     killed = time.monotonic()
     assert launcher.wait(timeout=60) == 1
     assert time.monotonic() - killed < 20
-    last = (tmp_path / "output").read_text().splitlines()[-1]
+    last = (tmp_path / "killed").read_text().splitlines()[-1]
     assert last.startswith("error: rank 1 was killed by SIGKILL; the other processes were ended; its log is ")
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
