@@ -12,12 +12,14 @@ from data_pipeline import Dataset
 from tests.ranks import ForkServer, Job
 
 SMALL = [
-    "data.size=[112, 112]",
+    "data.size=[64, 64]",
     "data.readers=1",
     "data.resident_gb=0",
     "network.widths=[4, 4, 8, 8, 8]",
     "network.norm=group",
+    "objective.stages=2",
     "discriminators.widths=[4, 4, 4, 4]",
+    "discriminators.strides=[1, 1, 1, 1, 1]",
     "discriminators.norm=group",
     "training.batch=4",
     "training.precision=fp32",

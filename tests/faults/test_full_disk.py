@@ -1,3 +1,4 @@
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tests.faults.sonotrain import NO_MOUNT
 from tests.ranks import Job, wait_until
 from trainer.checkpoint import newest
 
-CHANGES = ("training.epochs=12", "checkpoints.every_steps=1")
+CHANGES = ("training.epochs=8", "checkpoints.every_steps=1")
 
 pytestmark = [pytest.mark.slow]
 
@@ -39,7 +40,7 @@ def fill(disk: Path, until: Callable[[], bool]) -> None:
             try:
                 filler.write(bytes(65536))
             except OSError:
-                continue
+                time.sleep(0.005)
 
 
 def test_a_full_disk_costs_checkpoints_and_neither_the_run_nor_the_last_good_one(
@@ -67,5 +68,5 @@ def test_a_disk_that_stays_full_ends_the_run_with_the_checkpoint_that_it_goes_on
     kept: list[Path] = []
     fill(disk, lambda: job.ended() or bool(kept.extend(filter(None, [newest(disk)]))))
     assert list(job.wait()) == [1]
-    said = f"could not take the checkpoint of step 60; make room, and the run goes on from {kept[-1].name}"
+    said = f"could not take the checkpoint of step 40; make room, and the run goes on from {kept[-1].name}"
     assert said in job.errors()[0]
