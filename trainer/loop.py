@@ -175,12 +175,17 @@ def iterate(
     engines: Engines, pieces: Sequence[MicroBatch], config: Config, step: int
 ) -> tuple[list[StepLosses], Tensor]:
     """The iteration at a step (from 0): what is random in it, how much of beta counts, and the running average."""
-    torch.manual_seed(((config.seed << 32) + step) % 2**63)  # for dropout, the one layer that draws by itself
+    torch.manual_seed(seed_of_step(config.seed, step))  # for dropout, the one layer that draws by itself
     warmup = config.objective.beta_warmup_steps
     beta_share = min(1.0, step / warmup) if warmup else 1.0
     losses, refused = train_iteration(engines, pieces, config.objective, config.discriminators.input, beta_share)
     engines.follow(config.training.ema, step)
     return losses, refused
+
+
+def seed_of_step(seed: int, step: int) -> int:
+    """What a step's own randomness follows from."""
+    return ((seed << 32) + step) % 2**63
 
 
 def settle(engines: Engines, config: Config, world: World) -> None:

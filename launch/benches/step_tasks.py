@@ -25,7 +25,7 @@ from trainer.checkpoint_files import name_of, names
 from trainer.config import Config
 from trainer.engines import Engines, start_engines
 from trainer.feasible import dataset_of
-from trainer.loop import iterate, memory_for, micro_batches
+from trainer.loop import iterate, memory_for, micro_batches, seed_of_step
 from trainer.prefetch import on_device
 from trainer.processes import World
 from trainer.step import MicroBatch
@@ -118,7 +118,7 @@ def difference(place: Place, config: Config, steps: int) -> float:
     ours, plain = EngineLoop(config, place.world), ResidentLoop(PLAIN_LOOP, config, place.world)
     for step in range(steps):
         ours.step()
-        torch.manual_seed((config.seed << 32) + step)  # as ours is, for networks with dropout
+        torch.manual_seed(seed_of_step(config.seed, step))  # as ours is, for networks with dropout
         plain.step()
     sides = [(ours.engines.generator, plain.loop.generator)]
     if ours.engines.discriminators is not None:
