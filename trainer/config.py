@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from data_pipeline import WrongCall
-from trainer.sources import float_of, read_tree
+from trainer.sources import float_of, leaves, read_tree
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -269,7 +269,7 @@ class Config(Branch):
 
     def flat(self) -> dict[str, Any]:
         """Each value by its dotted key, as `key=value` takes it."""
-        return dict(_leaves(self.model_dump(mode="json")))
+        return dict(leaves(self.model_dump(mode="json")))
 
 
 def load_config(source: str, changes: Sequence[str] = ()) -> Config:
@@ -308,7 +308,7 @@ def config_of(tree: dict[str, Any], source: str) -> Config:
 
 def keys() -> list[str]:
     """Every dotted key of the configuration."""
-    return [key for key, _ in _leaves(Config().model_dump(mode="json"))]
+    return [key for key, _ in leaves(Config().model_dump(mode="json"))]
 
 
 def set_key(tree: dict[str, Any], key: str, value: object) -> None:
@@ -323,20 +323,12 @@ def set_key(tree: dict[str, Any], key: str, value: object) -> None:
     tree[leaf] = value
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
 def _first_problem(invalid: ValidationError, source: str) -> str:
     problem = invalid.errors()[0]
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
     if problem["type"] in ("extra_forbidden", "invalid_key"):
-        whole = next(_leaves({key: problem["input"]}), (key, None))[0]  # of an unknown branch, a key below it
+        whole = next(leaves({key: problem["input"]}), (key, None))[0]  # of an unknown branch, a key below it
         return f"{source}: {_unknown(whole)}"
     named = ".".join(_field_path(path))
     return f"{source}: {named}={problem['input']!r}: {_lower_first(problem['msg'])}{_purpose(named)}"

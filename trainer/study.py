@@ -15,7 +15,7 @@ published:                            what others have reported, to be shown bes
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data_pipeline import WrongCall
 from trainer.config import Config, changed, config_of, set_key
-from trainer.sources import presets, read_tree
+from trainer.sources import leaves, presets, read_tree
 
 SHARED = ("output", "seed", "folds", "data", "tracking")
 """Keys, and branches, that decide on which scans a network learns and is judged: all variants have the same."""
@@ -72,13 +72,13 @@ def load_study(source: str, changes: Sequence[str] = ()) -> Study:
     base = _base_of(written.base, source)
     if "variants" in base:
         raise WrongCall(f"{source}: base: {written.base} is a study itself; name a configuration")
-    for key, value in _dotted(written.changes):
+    for key, value in leaves(written.changes):
         set_key(base, key, value)
     changed(base, changes)
     variants = {}
     for name, own in written.variants.items():
         tree = deepcopy(base)
-        for key, value in _dotted(own):
+        for key, value in leaves(own):
             if key.partition(".")[0] in SHARED:
                 raise WrongCall(
                     f"{source}: variants.{name} changes {key}, which all variants share; set it under changes"
@@ -121,14 +121,6 @@ def _read(source: str) -> _Written:
 def _base_of(base: str, source: str) -> dict[str, Any]:
     """What a preset says, or a file that is named from where the study's own lies."""
     return read_tree(base if base in presets() else str(Path(source).parent / base))
-
-
-def _dotted(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _dotted(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _check_names(written: _Written, source: str) -> None:

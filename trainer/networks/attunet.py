@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from trainer.networks.blocks import Convolution, Network, TwoConvolutions
+from trainer.networks.blocks import Convolution, Network, TwoConvolutions, descend
 
 
 class AttUNet(Network):
@@ -25,7 +25,6 @@ class AttUNet(Network):
     def __init__(self, in_channels: int = 1) -> None:
         super().__init__()
         self.down = nn.ModuleList(TwoConvolutions(*pair) for pair in pairwise((in_channels, *self.widths)))
-        self.pool = nn.MaxPool2d(2)
         self.rise = nn.ModuleList(
             nn.Sequential(nn.Upsample(scale_factor=2), Convolution(below, width))
             for width, below in pairwise(self.widths)
@@ -36,12 +35,7 @@ class AttUNet(Network):
 
     def forward(self, scans: Tensor) -> list[Tensor]:
         """One map of logits."""
-        skips = []
-        features = scans
-        for level, block in enumerate(self.down):
-            features = block(features if level == 0 else self.pool(features))
-            skips.append(features)
-        skips.pop()
+        *skips, features = descend(self.down, scans)
         for level in reversed(range(len(skips))):
             risen = self.rise[level](features)
             features = self.up[level](torch.cat((self.gates[level](skips[level], risen), risen), dim=1))

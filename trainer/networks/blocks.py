@@ -3,10 +3,11 @@
 A registered model carries this file with it, before its network's own, so it rests on torch alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 Norm = Callable[[int], nn.Module]
 """Makes the norm for so many channels."""
@@ -28,6 +29,14 @@ class Network(nn.Module):
         """Raise ValueError for a number of heads that this network cannot have."""
         if not 1 <= heads <= most:
             raise ValueError(f"heads {heads}: expected 1 to {most}")
+
+
+def descend(levels: Iterable[nn.Module], scans: Tensor) -> list[Tensor]:
+    """The features of each level, finest first: a level sees those of the one above at half their size."""
+    features: list[Tensor] = []
+    for level in levels:
+        features.append(level(F.max_pool2d(features[-1], 2) if features else scans))
+    return features
 
 
 class Convolution(nn.Sequential):

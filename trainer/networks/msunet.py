@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from trainer.networks.blocks import Network, TwoConvolutions
+from trainer.networks.blocks import Network, TwoConvolutions, descend
 
 
 class MSUNet(Network):
@@ -23,7 +23,6 @@ class MSUNet(Network):
     def __init__(self, in_channels: int = 1) -> None:
         super().__init__()
         self.down = nn.ModuleList(MultiScaleBlock(*pair) for pair in pairwise((in_channels, *self.widths)))
-        self.pool = nn.MaxPool2d(2)
         self.rise = nn.ModuleList(
             nn.ConvTranspose2d(below, width, kernel_size=2, stride=2) for width, below in pairwise(self.widths)
         )
@@ -32,12 +31,7 @@ class MSUNet(Network):
 
     def forward(self, scans: Tensor) -> list[Tensor]:
         """One map of logits."""
-        skips = []
-        features = scans
-        for level, block in enumerate(self.down):
-            features = block(features if level == 0 else self.pool(features))
-            skips.append(features)
-        skips.pop()
+        *skips, features = descend(self.down, scans)
         for block, rise in zip(reversed(self.up), reversed(self.rise), strict=True):
             features = block(torch.cat((skips.pop(), rise(features)), dim=1))
         return [self.head(features)]

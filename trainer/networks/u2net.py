@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainer.networks.blocks import Convolution, Network
+from trainer.networks.blocks import Convolution, Network, descend
 
 
 class U2Net(Network):
@@ -40,7 +40,6 @@ class U2Net(Network):
                 dilated_block(512, 256, 512),
             )
         )
-        self.pool = nn.MaxPool2d(2, ceil_mode=True)
         self.up = nn.ModuleList(
             (
                 shrinking_block(7, 128, 16, 64),
@@ -57,11 +56,7 @@ class U2Net(Network):
 
     def forward(self, scans: Tensor) -> list[Tensor]:
         """The fused map, then the side maps."""
-        maps = []
-        features = scans
-        for level, block in enumerate(self.down):
-            features = block(features if level == 0 else self.pool(features))
-            maps.append(features)
+        maps = descend(self.down, scans)
         for stage in reversed(range(len(self.up))):
             maps[stage] = self.up[stage](torch.cat((_resized(maps[stage + 1], maps[stage]), maps[stage]), dim=1))
         sides = [side(features) for side, features in zip(self.sides, maps, strict=True)]

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from trainer.networks.blocks import Network, Norm, TwoConvolutions
+from trainer.networks.blocks import Network, Norm, TwoConvolutions, descend
 from trainer.networks.synchronised import SynchronisedBatchNorm
 
 
@@ -60,7 +60,6 @@ class UNet(Network):
         # Instance norm takes away any constant that a convolution adds to a channel.
         block = partial(TwoConvolutions, norm=NORMS[norm], bias=norm != "instance")
         self.down = nn.ModuleList(block(before, width) for before, width in pairwise([in_channels, *levels]))
-        self.pool = nn.MaxPool2d(2)
         self.rise = nn.ModuleList(
             nn.ConvTranspose2d(below, width, kernel_size=2, stride=2) for width, below in pairwise(levels)
         )
@@ -69,12 +68,7 @@ class UNet(Network):
 
     def forward(self, scans: Tensor) -> list[Tensor]:
         """Logits of each supervised stage, finest first."""
-        skips = []
-        features = scans
-        for level, block in enumerate(self.down):
-            features = block(features if level == 0 else self.pool(features))
-            skips.append(features)
-        skips.pop()
+        *skips, features = descend(self.down, scans)
         logits: list[Tensor] = []
         for stage in reversed(range(len(self.up))):
             features = self.up[stage](torch.cat((skips[stage], self.rise[stage](features)), dim=1))

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from trainer.networks.blocks import Convolution, Network, TwoConvolutions
+from trainer.networks.blocks import Convolution, Network, TwoConvolutions, descend
 
 LOOK = 64
 """Channels that a decoder stage takes from each scale."""
@@ -36,18 +36,13 @@ class UNet3Plus(Network):
         super().__init__()
         self.require_heads(heads, self.stages)
         self.down = nn.ModuleList(TwoConvolutions(*pair) for pair in pairwise((in_channels, *self.widths)))
-        self.pool = nn.MaxPool2d(2)
         self.up = nn.ModuleList(FullScaleStage(stage, self.widths) for stage in range(self.stages))
         self.heads = nn.ModuleList(nn.Conv2d(FUSED, 1, kernel_size=3, padding=1) for _ in range(heads))
         self.apply(_start_as_huang)
 
     def forward(self, scans: Tensor) -> list[Tensor]:
         """Logits of each supervised stage, finest first."""
-        maps = []
-        features = scans
-        for level, block in enumerate(self.down):
-            features = block(features if level == 0 else self.pool(features))
-            maps.append(features)
+        maps = descend(self.down, scans)
         # From the bottom up, each encoder map gives way to the decoder's, once nothing needs it any more.
         for stage in reversed(range(self.stages)):
             maps[stage] = self.up[stage](maps)
