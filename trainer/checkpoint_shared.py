@@ -17,16 +17,15 @@ import torch
 
 from data_pipeline import Fault, WrongCall
 from trainer.checkpoint_files import begin
+from trainer.engines import SHARED_OUT
 from trainer.processes import World
 
 FOLDER = "generator.zero3"
 
-STAGE = 3
-
 
 def is_shared_out(engine: Any) -> bool:
     """Whether no process holds the engine's whole network."""
-    return bool(engine.zero_optimization_stage() == STAGE)
+    return bool(engine.zero_optimization_stage() == SHARED_OUT)
 
 
 def save_shared(engine: Any, target: Path, world: World) -> str:
@@ -72,7 +71,7 @@ def load_shared(engine: Any, checkpoint: Path) -> None:
 def require_same_layout(engine: Any, world: World, state: Mapping[str, Any], name: str) -> None:
     """Raise WrongCall for a checkpoint that was shared out at stage 3 and is to go on otherwise, or the other way."""
     saved, now = state["config"]["training.generator_zero"], engine.zero_optimization_stage()
-    if STAGE not in (saved, now) or (saved, state["world_size"]) == (now, world.size):
+    if SHARED_OUT not in (saved, now) or (saved, state["world_size"]) == (now, world.size):
         return
     raise WrongCall(
         f"{name} was saved with training.generator_zero={saved} by {state['world_size']} processes, and this run has "

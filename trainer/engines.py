@@ -99,7 +99,6 @@ def start_engines(config: Config, world_size: int, device: torch.device) -> Engi
     torch.manual_seed(config.seed % 2**63)
     generator = build(config.network.name, **network_settings(config.network, config.objective.stages)).to(device)
     stages = supervised_stages(config.network, config.objective.stages)
-    discriminators = discriminators_of(config.discriminators, stages)
     average = None
     if training.ema:
         average = copy.deepcopy(generator).requires_grad_(False)
@@ -107,7 +106,8 @@ def start_engines(config: Config, world_size: int, device: torch.device) -> Engi
     whole = copy.deepcopy(generator).requires_grad_(False) if training.generator_zero == SHARED_OUT else None
     networks: list[tuple[nn.Module, int, float]] = [(generator, training.generator_zero, optimizer.generator_rate)]
     if has_adversary(config.objective, stages):
-        networks.append((discriminators.to(device), training.discriminator_zero, optimizer.discriminator_rate))
+        discriminators = discriminators_of(config.discriminators, stages).to(device)
+        networks.append((discriminators, training.discriminator_zero, optimizer.discriminator_rate))
     scale = rate_scale(optimizer, training.batch)
     sides = [_side(network, zero, rate * scale, config, world_size, device) for network, zero, rate in networks]
     return Engines(sides, average, whole)
