@@ -6,9 +6,12 @@ import re
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from launch.terminal import ERROR
+
+if TYPE_CHECKING:
+    from launch.node import RankState
 
 _LINE_END = re.compile(rb"\r?\n|\r")
 
@@ -16,8 +19,8 @@ _LINE_END = re.compile(rb"\r?\n|\r")
 class GrowingLog:
     """One rank's log, read on from where the last reading ended. Output of an earlier job in it is passed over."""
 
-    def __init__(self, rank: int, path: Path, kept: int) -> None:
-        self.rank, self.path = rank, path
+    def __init__(self, path: Path, kept: int) -> None:
+        self.path = path
         self.last: deque[str] = deque(maxlen=kept)
         """The last lines read."""
         path.touch()
@@ -44,23 +47,33 @@ class GrowingLog:
 
 
 class Screen:
-    """Where all ranks' lines appear."""
+    """Where all ranks' lines appear. It remembers how far each of them is."""
 
     def __init__(self, terminal: TextIO) -> None:
+        self.states: dict[int, RankState] = {}
         self._terminal = terminal
         self._errors: set[str] = set()
 
-    def show(self, log: GrowingLog, ended: bool) -> None:
-        """Pass on what is new in a log. An error that every rank reports in the same words appears once."""
-        for line in log.read_lines(ended):
+    def show(self, rank: int, lines: Sequence[str]) -> None:
+        """Show what is new in a rank's log. An error that every rank reports in the same words appears once."""
+        for line in lines:
             if line.startswith(ERROR):
                 if line in self._errors:
                     continue
                 self._errors.add(line)
                 self._terminal.write(f"{line}\n")
             else:
-                self._terminal.write(f"[rank {log.rank}] {line}\n" if log.rank else f"{line}\n")
+                self._terminal.write(f"[rank {rank}] {line}\n" if rank else f"{line}\n")
         self._terminal.flush()
+
+    def beat(self, states: Sequence[RankState]) -> None:
+        """Note how far these ranks are."""
+        self.states.update((state.rank, state) for state in states)
+
+    def step_of(self, rank: int | None) -> str:
+        """The last step that a rank has done, in words; nothing where it did none."""
+        state = None if rank is None else self.states.get(rank)
+        return f" after step {state.step}" if state and state.step is not None else ""
 
     def show_again(self, lines: Sequence[str], headline: str) -> None:
         """Lines that may have scrolled by, indented."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from launch.benches.children import answer, end, failed
-from launch.local import free_port
+from launch.node import free_port
 
 if TYPE_CHECKING:
     from trainer.processes import World

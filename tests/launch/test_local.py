@@ -15,20 +15,23 @@ import pytest
 
 from data_pipeline import Fault, WrongCall
 from launch.cores import Cores, usable_cores
-from launch.job import Job, verb_job
-from launch.local import free_port, run_local
+from launch.job import Job
+from launch.local import run_local
+from launch.node import free_port
+
+Program = tuple[str, ...]
 
 pytestmark = pytest.mark.skipif(usable_cores().count < 2, reason="two processes need two cores")
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Callable[[str], Job]:
-    """A job of two processes of a small program, which gets tmp_path as its argument."""
+def written(tmp_path: Path) -> Callable[[str], Program]:
+    """How to call a small program, which gets tmp_path as its argument."""
 
-    def make(program: str) -> Job:
+    def make(program: str) -> Program:
         script = tmp_path / "program.py"
         script.write_text("import os, signal, sys, time\nrank = int(os.environ['RANK'])\n" + textwrap.dedent(program))
-        return Job((sys.executable, str(script), str(tmp_path)), 2)
+        return (sys.executable, str(script), str(tmp_path))
 
     return make
 
@@ -48,11 +51,11 @@ def wait_until(true: Callable[[], bool], seconds: float = 10) -> bool:
     return true()
 
 
-def test_every_rank_learns_its_place(job: Callable[[str], Job], tmp_path: Path) -> None:
+def test_every_rank_learns_its_place(written: Callable[[str], Program], tmp_path: Path) -> None:
     names = "LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR OMP_NUM_THREADS"
     screen = io.StringIO()
     program = f"print(*(os.environ[name] for name in {names.split()!r}), os.environ['MASTER_PORT'])"
-    assert run_local(job(program), tmp_path / "logs", screen) == 0
+    assert run_local(written(program), 2, tmp_path / "logs", terminal=screen) == 0
     threads = max(1, usable_cores().count // 2)
     first, second = ((tmp_path / "logs" / f"rank-{rank}.log").read_text() for rank in (0, 1))
     assert first.startswith(f"0 2 2 127.0.0.1 {threads} ")
@@ -61,19 +64,19 @@ def test_every_rank_learns_its_place(job: Callable[[str], Job], tmp_path: Path) 
 
 
 def test_a_thread_count_of_the_user_is_kept(
-    job: Callable[[str], Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    written: Callable[[str], Program], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     screen = io.StringIO()
-    run_local(job("print(os.environ['OMP_NUM_THREADS'])"), tmp_path, screen)
+    run_local(written("print(os.environ['OMP_NUM_THREADS'])"), 2, tmp_path, terminal=screen)
     assert sorted(screen.getvalue().split("\n")) == ["", "7", "[rank 1] 7"]
 
 
-def test_ranks_share_the_cores_and_no_core_is_shared(job: Callable[[str], Job], tmp_path: Path) -> None:
+def test_ranks_share_the_cores_and_no_core_is_shared(written: Callable[[str], Program], tmp_path: Path) -> None:
     cores = usable_cores()
     if not cores.numbers:
         pytest.skip("a quota names no cores")
-    run_local(job("print(*sorted(os.sched_getaffinity(0)))"), tmp_path, io.StringIO())
+    run_local(written("print(*sorted(os.sched_getaffinity(0)))"), 2, tmp_path, terminal=io.StringIO())
     bound = [[int(core) for core in (tmp_path / f"rank-{rank}.log").read_text().split()] for rank in (0, 1)]
     assert bound[0] + bound[1] == list(cores.numbers)
     assert bound[0]
@@ -85,9 +88,11 @@ def test_seven_cores_go_to_three_processes_without_one_left_over() -> None:
     assert [cores.share(rank, 3) for rank in range(3)] == [(0, 1), (2, 3), (8, 9, 10)]
 
 
-def test_rank_0_speaks_plainly_and_the_others_behind_their_names(job: Callable[[str], Job], tmp_path: Path) -> None:
+def test_rank_0_speaks_plainly_and_the_others_behind_their_names(
+    written: Callable[[str], Program], tmp_path: Path
+) -> None:
     screen = io.StringIO()
-    run_local(job("print(f'hello from {rank}'); print('Düsseldorf', end='')"), tmp_path, screen)
+    run_local(written("print(f'hello from {rank}'); print('Düsseldorf', end='')"), 2, tmp_path, terminal=screen)
     assert sorted(screen.getvalue().splitlines()) == [
         "Düsseldorf",
         "[rank 1] Düsseldorf",
@@ -97,21 +102,21 @@ def test_rank_0_speaks_plainly_and_the_others_behind_their_names(job: Callable[[
     assert (tmp_path / "rank-1.log").read_text() == "hello from 1\nDüsseldorf"
 
 
-def test_progress_drawn_over_itself_becomes_lines(job: Callable[[str], Job], tmp_path: Path) -> None:
+def test_progress_drawn_over_itself_becomes_lines(written: Callable[[str], Program], tmp_path: Path) -> None:
     screen = io.StringIO()
-    run_local(job("print('step 1\\rstep 2\\r\\nstep 3') if rank else None"), tmp_path, screen)
+    run_local(written("print('step 1\\rstep 2\\r\\nstep 3') if rank else None"), 2, tmp_path, terminal=screen)
     assert screen.getvalue() == "[rank 1] step 1\n[rank 1] step 2\n[rank 1] step 3\n"
 
 
-def test_logs_of_an_earlier_job_are_kept_and_not_shown_again(job: Callable[[str], Job], tmp_path: Path) -> None:
-    run_local(job("print('first')"), tmp_path, io.StringIO())
+def test_logs_of_an_earlier_job_are_kept_and_not_shown_again(written: Callable[[str], Program], tmp_path: Path) -> None:
+    run_local(written("print('first')"), 2, tmp_path, terminal=io.StringIO())
     screen = io.StringIO()
-    run_local(job("print('second')"), tmp_path, screen)
+    run_local(written("print('second')"), 2, tmp_path, terminal=screen)
     assert "first" not in screen.getvalue()
     assert (tmp_path / "rank-0.log").read_text() == "first\nsecond\n"
 
 
-def test_a_killed_rank_is_named_and_the_others_are_ended(job: Callable[[str], Job], tmp_path: Path) -> None:
+def test_a_killed_rank_is_named_and_the_others_are_ended(written: Callable[[str], Program], tmp_path: Path) -> None:
     program = """
         print("step 1 of 9", flush=True)
         if rank == 1:
@@ -121,12 +126,14 @@ def test_a_killed_rank_is_named_and_the_others_are_ended(job: Callable[[str], Jo
     screen = io.StringIO()
     began = time.monotonic()
     with pytest.raises(Fault, match=r"rank 1 was killed by SIGKILL; the other processes were ended; .*rank-1\.log"):
-        run_local(job(program), tmp_path, screen)
+        run_local(written(program), 2, tmp_path, terminal=screen)
     assert time.monotonic() - began < 15
     assert screen.getvalue().endswith("The last lines of rank 1:\n    step 1 of 9\n")
 
 
-def test_a_rank_that_ignores_sigterm_is_killed_with_its_whole_group(job: Callable[[str], Job], tmp_path: Path) -> None:
+def test_a_rank_that_ignores_sigterm_is_killed_with_its_whole_group(
+    written: Callable[[str], Program], tmp_path: Path
+) -> None:
     program = """
         import subprocess
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -140,25 +147,25 @@ def test_a_rank_that_ignores_sigterm_is_killed_with_its_whole_group(job: Callabl
     """
     began = time.monotonic()
     with pytest.raises(Fault, match="rank 1 exited with status 3"):
-        run_local(job(program), tmp_path, io.StringIO(), grace=0.5)
+        run_local(written(program), 2, tmp_path, terminal=io.StringIO(), grace=0.5)
     assert time.monotonic() - began < 15
     for pid in (tmp_path / "pids").read_text().split()[:2]:
         assert wait_until(lambda pid=pid: not is_running(int(pid))), pid  # type: ignore[misc]
 
 
-def test_a_wrong_call_is_told_once_and_gives_status_2(job: Callable[[str], Job], tmp_path: Path) -> None:
+def test_a_wrong_call_is_told_once_and_gives_status_2(written: Callable[[str], Program], tmp_path: Path) -> None:
     program = """
         print("error: there is no key data.urn; the nearest is data.uri", file=sys.stderr)
         sys.exit(2)
     """
     screen = io.StringIO()
-    assert run_local(job(program), tmp_path, screen) == 2
+    assert run_local(written(program), 2, tmp_path, terminal=screen) == 2
     assert screen.getvalue() == "error: there is no key data.urn; the nearest is data.uri\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_ranks_that_stop_when_asked_have_the_time_to_and_are_no_failure(
-    job: Callable[..., Job], tmp_path: Path, number: int
+    written: Callable[..., Program], tmp_path: Path, number: int
 ) -> None:
     program = """
         def stop(number, frame):
@@ -170,7 +177,7 @@ def test_ranks_that_stop_when_asked_have_the_time_to_and_are_no_failure(
         print("ready", flush=True)
         time.sleep(600)
     """
-    launcher, logs = start_launcher(job(program), tmp_path, "grace=0.1")
+    launcher, logs = start_launcher(written(program), tmp_path, "grace=0.1")
     launcher.send_signal(number)
     output, _ = launcher.communicate(timeout=20)
     assert output.splitlines()[-1] == "status 75"
@@ -178,29 +185,31 @@ def test_ranks_that_stop_when_asked_have_the_time_to_and_are_no_failure(
         assert log.read_text().splitlines() == ["ready", f"stopped by {signal.Signals(number).name}"]
 
 
-def test_ranks_that_were_asked_without_the_launcher_are_waited_for(job: Callable[..., Job], tmp_path: Path) -> None:
-    assert run_local(job("time.sleep(rank); sys.exit(75)"), tmp_path, io.StringIO(), grace=0.1) == 75
+def test_ranks_that_were_asked_without_the_launcher_are_waited_for(
+    written: Callable[..., Program], tmp_path: Path
+) -> None:
+    assert run_local(written("time.sleep(rank); sys.exit(75)"), 2, tmp_path, terminal=io.StringIO(), grace=0.1) == 75
 
 
-def test_a_rank_that_fails_while_others_stop_is_the_failure(job: Callable[..., Job], tmp_path: Path) -> None:
+def test_a_rank_that_fails_while_others_stop_is_the_failure(written: Callable[..., Program], tmp_path: Path) -> None:
     with pytest.raises(Fault, match="rank 1 exited with status 3"):
-        run_local(job("time.sleep(rank); sys.exit(3 if rank else 75)"), tmp_path, io.StringIO())
+        run_local(written("time.sleep(rank); sys.exit(3 if rank else 75)"), 2, tmp_path, terminal=io.StringIO())
 
 
-def test_a_rank_that_does_not_stop_in_time_is_ended(job: Callable[..., Job], tmp_path: Path) -> None:
+def test_a_rank_that_does_not_stop_in_time_is_ended(written: Callable[..., Program], tmp_path: Path) -> None:
     program = """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print("ready", flush=True)
         time.sleep(600)
     """
-    launcher, _ = start_launcher(job(program), tmp_path, "grace=0.1, stopping=0.5")
+    launcher, _ = start_launcher(written(program), tmp_path, "grace=0.1, stopping=0.5")
     launcher.send_signal(signal.SIGTERM)
     output, _ = launcher.communicate(timeout=20)
     assert "stopped by SIGTERM; the logs are in " in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_launcher_is_handed_on(job: Callable[[str], Job], tmp_path: Path, number: int) -> None:
+def test_a_signal_to_the_launcher_is_handed_on(written: Callable[[str], Program], tmp_path: Path, number: int) -> None:
     program = """
         def leave(number, frame):
             print("told", signal.Signals(number).name)
@@ -210,7 +219,7 @@ def test_a_signal_to_the_launcher_is_handed_on(job: Callable[[str], Job], tmp_pa
         print("ready", flush=True)
         time.sleep(600)
     """
-    launcher, logs = start_launcher(job(program), tmp_path)
+    launcher, logs = start_launcher(written(program), tmp_path)
     launcher.send_signal(number)
     output, _ = launcher.communicate(timeout=20)
     name = signal.Signals(number).name
@@ -219,8 +228,8 @@ def test_a_signal_to_the_launcher_is_handed_on(job: Callable[[str], Job], tmp_pa
         assert log.read_text().splitlines() == ["ready", f"told {name}"]
 
 
-def test_nobody_outlives_a_killed_launcher(job: Callable[[str], Job], tmp_path: Path) -> None:
-    launcher, logs = start_launcher(job("print(os.getpid(), 'ready', flush=True); time.sleep(600)"), tmp_path)
+def test_nobody_outlives_a_killed_launcher(written: Callable[[str], Program], tmp_path: Path) -> None:
+    launcher, logs = start_launcher(written("print(os.getpid(), 'ready', flush=True); time.sleep(600)"), tmp_path)
     pids = [int(log.read_text().split()[0]) for log in logs]
     assert all(is_running(pid) for pid in pids)
     launcher.kill()
@@ -231,7 +240,7 @@ def test_nobody_outlives_a_killed_launcher(job: Callable[[str], Job], tmp_path: 
 def test_more_processes_than_cores_are_a_wrong_call(tmp_path: Path) -> None:
     count = usable_cores().count
     with pytest.raises(WrongCall, match=f"{count + 1} processes are more than the {count} cores"):
-        run_local(Job((sys.executable, "-c", ""), count + 1), tmp_path)
+        run_local((sys.executable, "-c", ""), count + 1, tmp_path)
 
 
 def test_the_port_is_free_to_listen_on() -> None:
@@ -245,30 +254,29 @@ def test_the_port_is_free_to_listen_on() -> None:
 @pytest.mark.parametrize("verb", ["data", "models", "evaluate", "nothing-known"])
 def test_only_training_verbs_can_be_launched(verb: str) -> None:
     with pytest.raises(WrongCall, match=f"{verb} cannot be launched; .*train, crossval"):
-        verb_job([verb], 2)
+        Job((verb,))
 
 
 def test_an_empty_command_is_a_wrong_call() -> None:
     with pytest.raises(WrongCall, match="nothing to launch"):
-        verb_job([], 2)
+        Job(())
 
 
-def start_launcher(job: Job, folder: Path, settings: str = "") -> tuple[subprocess.Popen[str], list[Path]]:
+def start_launcher(program: Program, folder: Path, settings: str = "") -> tuple[subprocess.Popen[str], list[Path]]:
     """A launcher in a process of its own, after both of its ranks have said that they are ready."""
-    program = f"""
+    script = f"""
         import signal
         from pathlib import Path
         from data_pipeline import Fault
-        from launch.job import Job
         from launch.local import run_local
         signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit that it is ignored
         try:
-            print("status", run_local(Job({job.argv!r}, 2), Path({str(folder)!r}), {settings}))
+            print("status", run_local({program!r}, 2, Path({str(folder)!r}), {settings}))
         except Fault as fault:
             print(fault)
     """
     launcher = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
     )
     logs = [folder / f"rank-{rank}.log" for rank in (0, 1)]
     assert wait_until(lambda: all(log.exists() and re.search("ready", log.read_text()) for log in logs), 20)
