@@ -8,6 +8,7 @@ from pathlib import Path
 import boto3
 import pytest
 
+from tests.system.hosts import Hosts, hosts_on_a_switch, why_impossible
 from tests.system.radosgw import PACKAGES, Gateway, missing_programs, rados_gateway
 
 
@@ -39,6 +40,23 @@ def s3() -> Iterator[Gateway]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", gateway.secret_key)
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         yield gateway
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """A head and three hosts, node1 to node3, for all tests that ask for `hosts`."""
+    if impossible := why_impossible():
+        pytest.skip(impossible)
+    with hosts_on_a_switch(tmp_path_factory.mktemp("hosts"), 3) as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def hosts(cluster: Hosts) -> Iterator[Hosts]:
+    """A head and three hosts, node1 to node3, that are up and well, and are again after the test."""
+    yield cluster
+    for name in cluster.names:
+        cluster.heal(name)
 
 
 @pytest.fixture
