@@ -115,7 +115,8 @@ class _Member:
 
     @property
     def failed(self) -> bool:
-        return self.gone or (self.ending is not None and self.ending.status not in (0, STOPPED))
+        """Whether it failed by itself: one that was told to end has no more to say than its status."""
+        return self.gone or (self.ending is not None and bool(self.ending.how))
 
 
 class _Attempt:
@@ -193,11 +194,14 @@ class _Attempt:
         progressed = any(state.kept for state in states)
         gone = [member for member in self._members if member.gone]
         endings = [(member, member.ending) for member in self._members if member.ending is not None]
-        failed = [(member, ending) for member, ending in endings if ending.status not in (0, STOPPED)]
+        failed = [(member, ending) for member, ending in endings if ending.how]
         if not (why or gone or failed):
-            return Outcome(STOPPED if any(ending.status == STOPPED for _, ending in endings) else 0)
-        if self._received and not gone and not (failed and failed[0][1].rank is not None):
-            raise Fault(f"stopped by {signal.Signals(self._received[0]).name}; {why or 'the nodes have ended'}")
+            statuses = {ending.status for _, ending in endings}
+            if self._received and 1 in statuses:
+                raise Fault(f"stopped by {signal.Signals(self._received[0]).name}; all nodes have ended")
+            return Outcome(STOPPED if STOPPED in statuses else 0)
+        if self._received and why:
+            raise Fault(f"stopped by {signal.Signals(self._received[0]).name}; {why}")
         if gone:
             names = " and ".join(self._named(member) for member in gone)
             why = f"{names} {'has' if len(gone) == 1 else 'have'} not been heard for {LEASE:g} s"

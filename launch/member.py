@@ -14,7 +14,7 @@ from typing import Any
 
 from data_pipeline import Fault
 from launch.control import Control, Line, read_control
-from launch.job import STOPPED, sonotrain
+from launch.job import STOPPED
 from launch.node import Ending, RankState, Share, run_share
 from launch.place import place_by
 from launch.screen import Screen
@@ -27,8 +27,8 @@ _FAREWELL = 5.0
 """Seconds that a node waits for its supervisor to have heard how it ended."""
 
 
-def run_member(by: str, processes: int, verb: Sequence[str], logs: Path, control_file: Path | None = None) -> int:
-    """Run this node's ranks of a verb, and give the exit status: 0, 1, 2 or 75.
+def run_member(by: str, processes: int, program: Sequence[str], logs: Path, control_file: Path | None = None) -> int:
+    """Run this node's ranks of a program, and give the exit status: 0, 1, 2 or 75.
 
     A supervisor (in `control_file`, or in SONOTRAIN_CONTROL) is told everything, and its silence ends the ranks;
     without one, lines and failures appear here. Raises WrongCall where the node's place cannot be told, and Fault where
@@ -38,7 +38,7 @@ def run_member(by: str, processes: int, verb: Sequence[str], logs: Path, control
     told = os.environ.pop(CONTROL, "")  # the ranks need not know it
     control = read_control(control_file) if control_file else Control.from_json(told, CONTROL) if told else None
     environment = control.environment if control else {}
-    share = Share(sonotrain(*verb), processes, place, environment, logs)
+    share = Share(program, processes, place, environment, logs)
     with collected() as received:
         if control is None:
             return _alone(share, received)

@@ -65,7 +65,7 @@ class Ending:
     code: int = 0
     """Its exit status, or the negative number of the signal that killed it; 0 where it was frozen."""
     how: str = ""
-    """In words: was killed by SIGKILL, exited with status 1, gave no sign of life for 60 s."""
+    """In words: was killed by SIGKILL, exited with status 1, gave no sign of life for 60 s; empty where told to end."""
     log: str = ""
     last: Sequence[str] = ()
     """The last lines of its log."""

@@ -13,8 +13,8 @@ FIRST_PAUSE = 5.0
 LONGEST_PAUSE = 300.0
 """Seconds before a job is started again: at first, and at most; each failure without progress doubles them."""
 
-IN_VAIN = 2
-"""Failures in a row, none of them after a new checkpoint, after which a job is not started again."""
+IN_VAIN = 3
+"""Attempts in a row that fail without a new checkpoint, after which a job is not started again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,13 @@ def supervise(
         outcome = attempt(failures)
         if outcome.status != 1:
             return outcome.status
-        in_vain = 1 if outcome.progressed else in_vain + 1
+        in_vain = 0 if outcome.progressed else in_vain + 1
         pause = first_pause if outcome.progressed else pause
         if received or failures >= restarts:
             raise Fault(outcome.why + (f"; started again {failures} times before" if failures else ""))
         if not outcome.moved and not failures:
             raise Fault(f"{outcome.why}; not started again, since it failed before its first step")
-        if in_vain > IN_VAIN:
+        if in_vain == IN_VAIN:
             raise Fault(f"{outcome.why}; not started again: {in_vain} attempts in a row wrote no checkpoint")
         failures += 1
         say(f"Failed: {outcome.why}")
