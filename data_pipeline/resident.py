@@ -47,7 +47,7 @@ def resident_scans(
     Where it does not hold them all it holds some of each fold, always the same ones. None where the budget holds no
     scan or there is no shared memory, which is told in a warning.
     """
-    slots = min(len(index.samples), budget // (2 * size[0] * size[1]))
+    slots = slot_count(len(index.samples), size, budget)
     if slots < 1:
         yield None
         return
@@ -73,6 +73,11 @@ def resident_scans(
             _remove_unused(root)  # and if not now, the next run does
 
 
+def slot_count(samples: int, size: tuple[int, int], budget: int) -> int:
+    """How many of so many scans at (height, width) a budget of bytes holds, each an image and a mask."""
+    return min(samples, budget // (2 * size[0] * size[1]))
+
+
 class Resident:
     """The scans of one dataset at one size. Pixels uint8 [H, W], masks in {0, 1}."""
 
@@ -94,7 +99,7 @@ class Resident:
         self._images: Pixels = np.asarray(np.memmap(folder / "scans", np.uint8, "r", 0, shape))
         self._masks: Pixels = np.asarray(np.memmap(folder / "scans", np.uint8, "r", self._images.size, shape))
         self._present: Pixels = np.asarray(np.memmap(folder / "there", np.uint8, "r", 0, (slots,)))
-        self._slot_of = _slots(len(index.samples), slots)
+        self._slot_of = slots_of(len(index.samples), slots)
         self._full = False
 
     def holds(self, positions: Positions) -> NDArray[np.bool_]:
@@ -137,7 +142,7 @@ def _open_file(path: Path, opened: ExitStack) -> int:
     return descriptor
 
 
-def _slots(samples: int, slots: int) -> Positions:
+def slots_of(samples: int, slots: int) -> Positions:
     """The place of each position, -1 for those that have none; if not all have one, a random choice of them."""
     if slots >= samples:
         return np.arange(samples)

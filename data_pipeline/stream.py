@@ -24,6 +24,7 @@ from torch import Tensor
 
 from data_pipeline.faults import Fault
 from data_pipeline.fitting import resize_mask
+from data_pipeline.index import Index
 from data_pipeline.objectstore import open_store
 from data_pipeline.ordered import in_order
 from data_pipeline.pixels import resize_gray
@@ -38,6 +39,9 @@ _log = logging.getLogger("sonotrain")
 
 BATCHES_AHEAD = 4
 """Batches that are worked on while one is trained on."""
+
+BATCHES_KEPT = BATCHES_AHEAD + 3
+"""Batches whose memory is used again: also that which is trained on, the one before, and the one that is begun."""
 
 PIECE = 8
 """Scans of a batch that a thread reads in one turn: with one at a time, taking turns costs a fifth of all time."""
@@ -178,7 +182,7 @@ class _Memory:
             if sys.getrefcount(images) == _IN_USE_BY_NOBODY == sys.getrefcount(masks):
                 return images, masks
         images, masks = np.empty(self._shape, np.uint8), np.empty(self._shape, np.uint8)
-        if len(self._kept) < BATCHES_AHEAD + 3:
+        if len(self._kept) < BATCHES_KEPT:
             self._kept.append((images, masks))
         return images, masks
 
@@ -238,11 +242,16 @@ def _landing(dataset: Dataset, places: Positions) -> Iterator[_Landing]:
         pool.shutdown(cancel_futures=True)
 
 
+def read_at_a_time(index: Index, places: int) -> int:
+    """Bytes of the shards that a node reads from while its ranks hold so many places of a batch together."""
+    sizes = [shard.bytes for shard in index.shards]
+    return min(2 * places * max(sizes), sum(sizes))
+
+
 def _with_cache_for(dataset: Dataset, places: int) -> Dataset:
     """The dataset without its cache where that is too small for the shards that a node's ranks read at a time."""
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as every launcher of such jobs says
-    working = 2 * ranks * places * max(shard.bytes for shard in dataset.index.shards)
-    wanted = min(working, sum(shard.bytes for shard in dataset.index.shards))
+    wanted = read_at_a_time(dataset.index, ranks * places)
     if dataset.cache is None or dataset.cache.holds(wanted):
         return dataset
     _log.warning(

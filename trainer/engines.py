@@ -102,7 +102,7 @@ def start_engines(config: Config, world_size: int, device: torch.device) -> Engi
     average = None
     if training.ema:
         average = copy.deepcopy(generator).requires_grad_(False)
-        _compute_in(training.precision, average, device)
+        compute_in(training.precision, average, device)
     whole = copy.deepcopy(generator).requires_grad_(False) if training.generator_zero == SHARED_OUT else None
     networks: list[tuple[nn.Module, int, float]] = [(generator, training.generator_zero, optimizer.generator_rate)]
     if has_adversary(config.objective, stages):
@@ -153,7 +153,7 @@ def _side(
 
     training = config.training
     for network in module.stages if isinstance(module, Discriminators) else [module]:
-        _compute_in(training.precision, network, device)
+        compute_in(training.precision, network, device)
         if training.compile:
             network.compile()
     buffers = joined_buffers(module)
@@ -171,7 +171,7 @@ def _side(
     return Side(engine, guard, buffers, rate)
 
 
-def _compute_in(precision: str, network: nn.Module, device: torch.device) -> None:
+def compute_in(precision: str, network: nn.Module, device: torch.device) -> None:
     """Put autocast inside the network where it is wanted: an engine switches off one that it finds around its forward.
 
     Its own setting would also send gradients between processes in bf16.
