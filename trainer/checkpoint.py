@@ -51,6 +51,7 @@ from trainer.engines import Engines
 from trainer.mirror import Mirror
 from trainer.networks.settings import network_settings
 from trainer.processes import World
+from trainer.stopping import Stopped
 
 __all__ = ["Checkpoints", "Progress", "average_buffers", "damage", "network_description", "newest", "whole"]
 
@@ -61,6 +62,9 @@ NETWORK = "network.json"
 
 PATIENCE = 300.0
 """Seconds that a checkpoint has to be written, before the run goes on or ends without it."""
+
+FAILED_PATIENCE = 5.0
+"""The same where the run has failed, and others wait for this process's end."""
 
 _WORTH_A_WORD = 1.0
 
@@ -110,9 +114,10 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._is_free()
+        seconds = PATIENCE if error is None or isinstance(error, Stopped) else FAILED_PATIENCE
+        self._is_free(seconds)
         if self._mirror is not None:
-            self._mirror.close(PATIENCE)
+            self._mirror.close(seconds)
 
     def save(
         self,
@@ -205,12 +210,12 @@ class Checkpoints:
         self._require_same(state)
         return _progress_of(state).best_step
 
-    def _is_free(self) -> bool:
+    def _is_free(self, seconds: float = PATIENCE) -> bool:
         """Whether no checkpoint is being written any more, after waiting for one that is."""
         if self._writing is not None:
-            self._writing.join(PATIENCE)
+            self._writing.join(seconds)
             if self._writing.is_alive():
-                log.warning("%s: a checkpoint is still being written; the run goes on without the next", self._folder)
+                log.warning("%s: a checkpoint is still being written, and not waited for any more", self._folder)
                 return False
             self._writing = None
         if self._broken is not None:
@@ -230,6 +235,7 @@ class Checkpoints:
             if not begun:
                 begin(target)
             publish(target, tensors, texts)
+            self._world.pulse.kept()
             prune(self._folder, self._settings.keep, best_step)
         except NOT_WRITTEN as failed:
             self._warn(target, str(failed))

@@ -200,7 +200,10 @@ class Training(Branch):
     skips: Positive = 10
     """Steps in a row with a loss or gradient that is not finite, all skipped, after which the run ends."""
     timeout_minutes: Annotated[float, Field(gt=0)] = 10.0
-    """Minutes after which a process that waits for the others in vain ends the run."""
+    """Minutes after which a process that waits for the others in vain ends the run: at its start, its end and wherever
+    one process works alone."""
+    stall_minutes: Annotated[float, Field(gt=0)] = 3.0
+    """Minutes after the first step after which a process that waits for the others in vain ends the run."""
 
 
 class Checkpoints(Branch):

@@ -72,7 +72,9 @@ def train_fold(
     }
     batches = plan_epoch(dataset.index, learnt_from, config.seed, 0, config.training.batch).batches
     steps = config.training.epochs * batches
-    stop = StopRequest(world, config.training.timeout_minutes)
+    patient = config.training.timeout_minutes
+    impatient = min(patient, config.training.stall_minutes)
+    stop = StopRequest(world, patient)
 
     def same_run(state: Mapping[str, Any]) -> None:
         digest = dataset.index.digest
@@ -82,14 +84,16 @@ def train_fold(
 
     def keep() -> None:
         now = replace(progress, skipped=curves.skipped, seconds=round(time.monotonic() - started, 1))
-        checkpoints.save(engines, now, config, dataset.index.digest, seen)
+        with world.waits.within(patient):  # rank 0 may have to wait for its disk
+            checkpoints.save(engines, now, config, dataset.index.digest, seen)
 
-    with stop, checkpoints:
+    with stop, checkpoints, world.waits.within(patient):
         # --------------------------------------------------------------------------------------------------
         # Where it stands
 
         progress = checkpoints.load(engines, lambda: settle(engines, config, world))
         started -= progress.seconds
+        world.pulse.moved(progress.step, steps)
         run = _tracked(folder, config, dataset, parent, world)
         curves = Curves(folder.curves, run, world, progress.step, progress.skipped, config.training.skips)
         status = StatusLine(world.leads, config.training, steps, progress.step, flops_of_a_scan(config))
@@ -103,12 +107,15 @@ def train_fold(
                 places = plan.for_rank(world.size, world.rank)[progress.batch :]
                 read = stream_batches(dataset, places, config.data.size, config.data.readers, resident)
                 for image, mask, keys in status.waited_for(on_device(read, world.device)):
+                    world.pulse.moved()
                     engines.set_rates(rate_factor(config.optimizer, progress.step, steps))
                     pieces = micro_batches(image, mask, keys, config, progress.epoch)
                     curves.add(*iterate(engines, pieces, config, progress.step))
                     progress = replace(progress, step=progress.step + 1, batch=progress.batch + 1)
+                    world.pulse.moved(progress.step)
                     curves.step(progress.step)
                     status.step(progress.epoch, progress.step, curves.latest)
+                    world.waits.at_most(impatient)
                     if stop.asked(progress.step):
                         keep()
                         checkpoints.require(progress.step)
@@ -133,6 +140,7 @@ def train_fold(
 
             progress = replace(progress, threshold=chosen_threshold(engines, dataset, config, world))
             scores = validate(engines, dataset, config, world, progress.threshold, surface=True)
+            world.waits.at_most(patient)
             summary = summarise(scores)
             curves.validated(summary, progress.step)
             status.validated(progress.epoch, summary)

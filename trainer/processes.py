@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NoReturn, TypeVar
 
@@ -16,18 +16,28 @@ import torch
 import torch.distributed as dist
 
 from data_pipeline import Fault
+from trainer.pulse import Pulse, pulse_of
 from trainer.tracking import import_mlflow
+from trainer.waiting import Waiting, apart_in_one_line
 
 T = TypeVar("T")
+
+TIMEOUT_MINUTES = 10.0
+"""How long others are waited for, if not told."""
 
 
 @dataclass(frozen=True)
 class World:
-    """Where a process stands among those of its job. device is where its networks live."""
+    """Where a process stands among those of its job. device is where its networks live.
+
+    pulse is told of all that is done, for who watches the process; waits is how long it waits for the others.
+    """
 
     rank: int
     size: int
     device: torch.device
+    pulse: Pulse = field(default_factory=Pulse)
+    waits: Waiting = field(default_factory=lambda: Waiting(TIMEOUT_MINUTES))
 
     @property
     def leads(self) -> bool:
@@ -51,9 +61,30 @@ class World:
 def joined(timeout_minutes: float) -> Iterator[World]:
     """Join the processes that the launcher's environment (RANK, WORLD_SIZE, ...) speaks of, or be one alone.
 
-    A process that waits longer than the time-out for another ends with an error. All leave together: a
-    process that is torn down while others still talk to it can abort at exit.
+    A process that waits longer than the time-out for another, or loses it, raises Apart; its pulse beats until the end.
+    All leave together: a process that is torn down while others still talk to it can abort at exit.
     """
+    with pulse_of() as pulse:
+        rank, size, device = _join(timeout_minutes)
+        with apart_in_one_line(rank, pulse):
+            yield World(rank, size, device, pulse, Waiting(timeout_minutes))
+            dist.barrier()
+        dist.destroy_process_group()
+
+
+def end_process(status: int) -> NoReturn:
+    """End this process now, with its output written and its interpreter left as it is.
+
+    Threads of gloo and MLflow may still run. One that is caught while an interpreter is taken apart aborts the
+    process, and a job whose work is done looks like one that failed.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _join(timeout_minutes: float) -> tuple[int, int, torch.device]:
+    """Meet the others; gives this process's rank, how many there are, and its device."""
     accelerated = torch.cuda.is_available()
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if accelerated else "cpu")
     import_mlflow()  # DeepSpeed imports it too, and would find its telemetry switched on
@@ -77,20 +108,7 @@ def joined(timeout_minutes: float) -> Iterator[World]:
     except (RuntimeError, ValueError) as apart:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise Fault(f"rank {os.environ['RANK']} did not find the others at {address}: {_first_line(apart)}") from apart
-    yield World(dist.get_rank(), dist.get_world_size(), device)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def end_process(status: int) -> NoReturn:
-    """End this process now, with its output written and its interpreter left as it is.
-
-    Threads of gloo and MLflow may still run. One that is caught while an interpreter is taken apart aborts the
-    process, and a job whose work is done looks like one that failed.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    return dist.get_rank(), dist.get_world_size(), device
 
 
 def _alone() -> dict[str, str]:

@@ -36,6 +36,7 @@ MAY_CHANGE = (
     "training.generator_zero",
     "training.discriminator_zero",
     "training.timeout_minutes",
+    "training.stall_minutes",
     "checkpoints.every_steps",
     "checkpoints.keep",
     "checkpoints.mirror",

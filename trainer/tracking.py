@@ -22,6 +22,8 @@ START_SECONDS = 30.0
 """Longest wait for the run's id. A run that has none by then gets it later, in the background."""
 FINISH_SECONDS = 20.0
 """Longest wait for the last values to be written."""
+FAILED_SECONDS = 5.0
+"""The same for a run that has failed, where others wait for this process's end."""
 LARGEST_BACKLOG = 20_000
 """Calls kept in memory while the tracker does not answer; later ones are dropped and counted."""
 
@@ -56,7 +58,7 @@ class Run(Protocol):
         """Keep a file or a whole folder with the run. It is read later, so it stays as it is until `finish`."""
 
     def finish(self, status: Status = "FINISHED") -> None:
-        """Write what is left, at most for FINISH_SECONDS, and close the run."""
+        """Write what is left, at most for FINISH_SECONDS (FAILED_SECONDS after a failure), and close the run."""
 
 
 def start_run(
@@ -191,7 +193,7 @@ class _WrittenRun:
             return
         self._status = status
         self._finishing.set()
-        self._thread.join(FINISH_SECONDS)
+        self._thread.join(FAILED_SECONDS if status == "FAILED" else FINISH_SECONDS)
         left = len(self._values) + len(self._files) + self._dropped
         if self._thread.is_alive() or left:
             _log.warning(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from data_pipeline import Dataset, Scan, stream_scans
 from trainer.checkpoint import average_buffers
@@ -14,14 +16,16 @@ from trainer.processes import World
 from trainer.serving import Segmenter
 from trainer.threshold import choose_threshold, dsc_by_threshold
 
+T = TypeVar("T")
+
 
 def validate(
     engines: Engines, dataset: Dataset, config: Config, world: World, threshold: float = 0.5, surface: bool = False
 ) -> list[ScanScore]:
     """The scores of the held-out fold at the scans' own resolution, on every rank; each judges a part."""
     segmenter = segmenter_of(engines, config, world, threshold)
-    scores = evaluate(segmenter, _share(dataset, config, world), config.validation.batch, surface)
-    return world.gather(scores)
+    scans = _share(dataset, config, world)
+    return _gathered(world, lambda: evaluate(segmenter, scans, config.validation.batch, surface))
 
 
 def chosen_threshold(engines: Engines, dataset: Dataset, config: Config, world: World) -> float:
@@ -29,8 +33,9 @@ def chosen_threshold(engines: Engines, dataset: Dataset, config: Config, world: 
     if config.validation.threshold == "half":
         return 0.5
     segmenter = segmenter_of(engines, config, world, 0.5)
-    rows = dsc_by_threshold(segmenter, _share(dataset, config, world), config.validation.batch)
-    return choose_threshold(world.gather(rows)).threshold
+    scans = _share(dataset, config, world)
+    rows = _gathered(world, lambda: dsc_by_threshold(segmenter, scans, config.validation.batch))
+    return choose_threshold(rows).threshold
 
 
 def segmenter_of(engines: Engines, config: Config, world: World, threshold: float) -> Segmenter:
@@ -44,4 +49,14 @@ def segmenter_of(engines: Engines, config: Config, world: World, threshold: floa
 def _share(dataset: Dataset, config: Config, world: World) -> Iterator[Scan]:
     """The part of the held-out fold that this rank judges."""
     positions = dataset.positions([config.data.fold])[world.rank :: world.size]
-    return stream_scans(dataset, positions, config.data.readers)
+    for scan in stream_scans(dataset, positions, config.data.readers):
+        yield scan
+        world.pulse.moved()
+
+
+def _gathered(world: World, judge: Callable[[], list[T]]) -> list[T]:
+    """What all ranks come to, each of which has its part judged. Another one may need twice the time of this one."""
+    began = time.monotonic()
+    judged = judge()
+    with world.waits.within(world.waits.minutes + (time.monotonic() - began) / 60):
+        return world.gather(judged)

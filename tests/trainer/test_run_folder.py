@@ -33,9 +33,18 @@ def test_another_dataset_is_refused(folder: RunFolder):
         folder.begin(load_config("quick"), "digest-2")
 
 
-@pytest.mark.parametrize("change", ["data.uri=s3://elsewhere/set", "data.readers=1", "training.generator_zero=2"])
+@pytest.mark.parametrize(
+    "change",
+    ["data.uri=s3://elsewhere/set", "data.readers=1", "training.generator_zero=2", "training.stall_minutes=9"],
+)
 def test_what_decides_nothing_that_is_learnt_may_change(folder: RunFolder, change: str):
     assert folder.begin(load_config("quick", [change]), "digest-1") is None
+
+
+def test_a_run_begun_before_there_was_a_key_goes_on(folder: RunFolder):
+    lines = folder.config.read_text().splitlines(keepends=True)
+    folder.config.write_text("".join(line for line in lines if "stall_minutes" not in line and "ema:" not in line))
+    assert folder.begin(load_config("quick", ["training.stall_minutes=9"]), "digest-1") is None
 
 
 def test_the_id_in_mlflow_is_kept(folder: RunFolder):
