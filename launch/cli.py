@@ -15,6 +15,7 @@ from launch.bench_verbs import bench
 from launch.compare_verbs import compare
 from launch.data_verbs import data
 from launch.demo import demo
+from launch.doctor_verb import doctor
 from launch.launch_verbs import launch
 from launch.model_verbs import evaluate, models, predict
 from launch.terminal import complain, say
@@ -32,7 +33,7 @@ app = typer.Typer(
     epilog="Anywhere in a call, --debug shows where an error came from. Exit status: 0 done, 1 failed, 2 wrong call, "
     "75 stopped by SIGTERM or SIGUSR1 after a checkpoint: the same call goes on.",
 )
-for verb in (demo, train, crossval, evaluate, compare, predict):
+for verb in (demo, train, crossval, evaluate, compare, predict, doctor):
     app.command()(verb)
 for group, name in ((data, "data"), (launch, "launch"), (models, "models"), (bench, "bench")):
     app.add_typer(group, name=name)

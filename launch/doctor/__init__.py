@@ -1,0 +1,1 @@
+"""Whether machines, network, store and tracker are fit for a job: `sonotrain doctor`."""
