@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -113,16 +113,29 @@ def parsed_config(arguments: Sequence[str]) -> Config:
 
     Raises what the verb would raise.
     """
+    return next(iter(parsed_variants(arguments).values()))
+
+
+def parsed_variants(arguments: Sequence[str]) -> Mapping[str, Config]:
+    """The configurations that a training verb with these arguments would run: a study's by name, or one without.
+
+    Raises what the verb would raise.
+    """
     from trainer.config import load_config
     from trainer.study import is_study, load_study
 
+    source, changes = source_and_changes(arguments)
+    if arguments[0] == "crossval" and is_study(source):
+        return load_study(source, changes).variants
+    return {"": load_config(source, changes)}
+
+
+def source_and_changes(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """CONFIG and the key=value changes of a training verb with these arguments. Raises what the verb would raise."""
     verb, *rest = arguments
     group: Any = typer.main.get_command(_verbs)
     with group.commands[verb].make_context(f"sonotrain {verb}", rest) as context:
-        source, changes = context.params["config"], context.params["changes"] or ()
-    if verb == "crossval" and is_study(source):
-        return load_study(source, changes).shared
-    return load_config(source, changes)
+        return context.params["config"], context.params["changes"] or ()
 
 
 _ONLY_IN_FILES = ("Folds", "HD95", "Normal", "Parameters", "Minutes")

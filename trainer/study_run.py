@@ -71,7 +71,7 @@ def run_study(study: Study) -> StudySummary:
     dataset = dataset_of(shared)
     folds = shared.folds or tuple(dataset.folds())
     with joined(shared.training.timeout_minutes) as world, memory_for(shared, dataset) as resident, ExitStack() as runs:
-        variants = {name: _of_variant(config, name) for name, config in study.variants.items()}
+        variants = {name: of_variant(config, name) for name, config in study.variants.items()}
         _check_all(variants, folds, dataset, world)
         whole = runs.enter_context(parent_run(output, shared, _in_common(study), dataset, world, "study"))
         run_of = {}
@@ -103,7 +103,7 @@ def run_study(study: Study) -> StudySummary:
     return StudySummary(str(output), table, results, diverged)
 
 
-def _of_variant(config: Config, name: str) -> Config:
+def of_variant(config: Config, name: str) -> Config:
     """The variant's configuration with a folder of its own."""
     own = folder_name(name)
     mirror = config.checkpoints.mirror and f"{config.checkpoints.mirror.rstrip('/')}/{own}"
