@@ -55,10 +55,11 @@ def node(
     ] = None,
 ) -> None:
     """Run one machine's share of a job; a scheduler or a supervisor starts it on each machine."""
+    from launch.job import sonotrain
     from launch.member import run_member
 
-    config = parsed_config(context.obj)
-    status = run_member(by, procs, context.obj, Path(config.output) / "logs", control)
+    logs = Path(parsed_config(context.obj).output) / "logs"
+    status = run_member(by, procs, sonotrain(*context.obj), logs, control)
     if status:
         raise typer.Exit(status)
 
