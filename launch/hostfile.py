@@ -11,7 +11,7 @@ from data_pipeline import WrongCall
 Slots = dict[str, tuple[int, ...]]
 """Of each host, in order, the numbers of its slots: with GPUs those of its devices. No host is without any."""
 
-_ENTRY = re.compile(r"(\S+)\s+slots\s*=\s*(\S+)")
+_ENTRY = re.compile(r"(\S+)\s+slots=(\S+)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
