@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from launch.terminal import say
 from launch.train_verbs import parsed_config
 
 if TYPE_CHECKING:
+    from launch.job import Job
     from launch.preview import Preview
 
 launch = typer.Typer(
@@ -40,7 +42,105 @@ def local(
         raise WrongCall(f"{order.passed_on[0]} is no option of launch local; the verb stands behind --")
     enter(order.job.workdir)
     folder = logs or logs_of(order)
-    carry_out(order, lambda: here.plan(order.job), lambda: here.run(order.job, folder), folder)
+    if not shown(order, here.plan(order.job)):
+        watched(order.job, folder, lambda: here.run(order.job, folder))
+
+
+@launch.command(cls=LaunchCommand)
+def ssh(
+    context: typer.Context,
+    hostfile: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="DeepSpeed's hostfile, a line NAME slots=N for each machine; without --nodes and --procs, all of it.",
+        ),
+    ],
+    include: Annotated[
+        str, typer.Option(metavar="HOSTS", help="Of the hostfile only these: NAME[:SLOT,SLOT...], joined by @.")
+    ] = "",
+    exclude: Annotated[str, typer.Option(metavar="HOSTS", help="Of the hostfile all but these.")] = "",
+    master_addr: Annotated[
+        str | None,
+        typer.Option(
+            "--master-addr",
+            "--master_addr",
+            metavar="ADDRESS",
+            help="The first machine's address for the others; the one that ssh comes to, if not given.",
+        ),
+    ] = None,
+    master_port: Annotated[
+        int | None,
+        typer.Option(
+            "--master-port",
+            "--master_port",
+            min=1,
+            max=65535,
+            metavar="PORT",
+            help="Where processes find each other on the first machine; a free one, if not given.",
+        ),
+    ] = None,
+    ssh_port: Annotated[
+        int | None,
+        typer.Option("--ssh-port", "--ssh_port", min=1, max=65535, metavar="PORT", help="Where sshd listens."),
+    ] = None,
+) -> None:
+    """Run a training verb on machines that are reached by ssh, through the DeepSpeed launcher."""
+    from launch import ssh as there
+
+    order: Order = context.obj
+    options = there.SshOptions(hostfile.absolute(), include, exclude, master_addr, master_port, ssh_port)
+    enter(order.job.workdir)
+    all_nodes = order.job.elastic is None and not _is_given(context, "nodes")
+    job = there.fitted(order.job, options, all_nodes, not _is_given(context, "procs"))
+    folder = logs_of(order)
+    if not shown(replace(order, job=job), there.plan(job, options, order.passed_on)):
+        watched(job, folder, lambda: there.run(job, options, order.passed_on, folder))
+
+
+@launch.command(cls=LaunchCommand)
+def kubernetes(
+    context: typer.Context,
+    image: Annotated[str, typer.Option(metavar="IMAGE", help="The image, built by launch/Containerfile.")],
+    kind: Annotated[
+        str, typer.Option(metavar="KIND", help="job, trainjob or pytorchjob; auto: job for one machine, else trainjob.")
+    ] = "auto",
+    name: Annotated[str, typer.Option(metavar="NAME", help="Of the job; sonotrain-VERB, if not given.")] = "",
+    namespace: Annotated[str, typer.Option(metavar="NAME", help="Where; kubectl's own, if not given.")] = "",
+    gpus: Annotated[int, typer.Option(metavar="N", help="GPUs of a pod, one for each process at least.")] = 0,
+    cpu: Annotated[str, typer.Option(metavar="CORES", help="Cores of a pod; enough, if not given.")] = "",
+    memory: Annotated[str, typer.Option(metavar="16Gi", help="Of a pod, without what is shared.")] = "",
+    shm: Annotated[str, typer.Option(metavar="4Gi", help="Shared memory; for data.resident_gb, if not given.")] = "",
+    claim: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="PersistentVolumeClaim of the working directory; else a mirror is needed."),
+    ] = "",
+    s3_secret: Annotated[str, typer.Option(metavar="NAME", help="Secret of the store's credentials.")] = "",
+    mlflow_secret: Annotated[str, typer.Option(metavar="NAME", help="Secret of the tracker's credentials.")] = "",
+    tracking_uri: Annotated[str, typer.Option(metavar="URI", help="The MLflow server.")] = "",
+    service_account: Annotated[str, typer.Option(metavar="NAME", help="ServiceAccount of the pods.")] = "",
+) -> None:
+    """Run a training verb in pods: a Job, a Kubeflow TrainJob or PyTorchJob, sent by kubectl (docs/kubernetes.md)."""
+    from launch.kubernetes import Options, plan, run
+
+    order: Order = context.obj
+    options = Options(
+        image=image,
+        kind=kind,
+        name=name,
+        namespace=namespace,
+        gpus=gpus,
+        cpu=cpu,
+        memory=memory,
+        shm=shm,
+        claim=claim,
+        s3_secret=s3_secret,
+        mlflow_secret=mlflow_secret,
+        tracking_uri=tracking_uri,
+        service_account=service_account,
+    )
+    if not shown(order, plan(order.job, options, order.passed_on)):
+        run(order.job, options, order.passed_on)
 
 
 @launch.command(cls=MemberCommand)
@@ -79,15 +179,10 @@ def logs_of(order: Order) -> Path:
     return Path(parsed_config(order.job.verb).output) / "logs"
 
 
-def carry_out(order: Order, plan: Callable[[], Preview], run: Callable[[], int], logs: Path) -> None:
-    """Show the plan of an order, or run it and say how it ended."""
-    preview = plan()
-    if order.dry_run:
-        _show(order, preview)
-        return
+def watched(job: Job, logs: Path, run: Callable[[], int]) -> None:
+    """Run a job that this process watches to its end, and say how it ended."""
     from launch.job import STOPPED
 
-    job = order.job
     many = f"{job.processes * job.nodes} processes" + (f" on {job.nodes} machines" if job.nodes > 1 else "")
     say(f"Launching {many} of `sonotrain {' '.join(job.verb)}`; their logs: {logs}")
     status = run()
@@ -98,15 +193,32 @@ def carry_out(order: Order, plan: Callable[[], Preview], run: Callable[[], int],
     say(f"All {many} are done; their logs are in {logs}")
 
 
-def _show(order: Order, preview: Preview) -> None:
-    """A plan, for people and for machines."""
+def shown(order: Order, preview: Preview) -> bool:
+    """Where it is a dry run, show what would be started and what it needs, for people and for machines."""
+    if not order.dry_run:
+        return False
+    from data_pipeline import Fault, WrongCall
+    from launch.forecast import forecast_of
     from launch.options import write_json
 
-    for name in preview.environment:
-        say(f"environment: {name}")
+    for variable in preview.environment:
+        say(f"environment: {variable}")
     for command in preview.commands:
         say(shlex.join(command))
     for text in filter(None, (preview.script, preview.manifest)):
         say(text.rstrip("\n"))
-    told = {"commands": [list(command) for command in preview.commands], "script": preview.script}
-    write_json(order.json, told | {"manifest": preview.manifest, "environment": list(preview.environment)})
+    told = asdict(preview)
+    try:
+        told = forecast_of(order.job).as_json() | told
+    except WrongCall:
+        raise
+    except Fault as unknown:  # a cluster may reach a dataset that this machine does not
+        say(f"Warning: steps, reading and memory cannot be told from here: {unknown}")
+    write_json(order.json, told)
+    return True
+
+
+def _is_given(context: typer.Context, option: str) -> bool:
+    """Whether an option stands in the call, and not only its default holds."""
+    source = context.get_parameter_source(option)
+    return source is not None and source.name != "DEFAULT"
