@@ -38,7 +38,9 @@ def run_member(by: str, processes: int, program: Sequence[str], logs: Path, cont
     told = os.environ.pop(CONTROL, "")  # the ranks need not know it
     control = read_control(control_file) if control_file else Control.from_json(told, CONTROL) if told else None
     environment = control.environment if control else {}
-    share = Share(program, processes, place, environment, logs)
+    # Slurm sends SIGTERM to the ranks as well, and they take a second one for an order to end at once.
+    stop_by = signal.SIGUSR1 if by == "slurm" else None
+    share = Share(program, processes, place, environment, logs, stop_by)
     with collected() as received:
         if control is None:
             return _alone(share, received)

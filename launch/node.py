@@ -94,6 +94,8 @@ class Share:
     """Variables set over what this process has."""
     logs: Path
     """The folder in which each rank's output is kept, as rank-K.log."""
+    stop_by: signal.Signals | None = None
+    """The signal that asks ranks to stop, whichever came to this process; None for the same."""
 
 
 def run_share(
@@ -119,7 +121,7 @@ def run_share(
         raise WrongCall(f"{share.logs} cannot be made a folder for logs: {refused.strerror}") from refused
     ranks: list[Rank] = []
     with tempfile.TemporaryDirectory(prefix="sonotrain-", ignore_cleanup_errors=True) as pulses:
-        watch = _Watch(ranks, onlooker, received, frozen)
+        watch = _Watch(ranks, onlooker, received, frozen, share.stop_by)
         try:
             for local in range(share.processes):
                 ranks.append(_started(share, local, cores, Path(pulses)))
@@ -142,8 +144,16 @@ def run_share(
 class _Watch:
     """Looks at ranks, and passes on what they write and what they are asked."""
 
-    def __init__(self, ranks: Sequence[Rank], onlooker: Onlooker, received: Sequence[int], frozen: float) -> None:
+    def __init__(
+        self,
+        ranks: Sequence[Rank],
+        onlooker: Onlooker,
+        received: Sequence[int],
+        frozen: float,
+        stop_by: signal.Signals | None,
+    ) -> None:
         self._ranks = ranks
+        self._stop_by = stop_by
         self._onlooker = onlooker
         self._received = received
         self._frozen_after = frozen
@@ -162,7 +172,7 @@ class _Watch:
         while time.monotonic() < deadline and self.first_failed()[0] is None and set(self._received) <= set(STOPS):
             for number in self._received[passed_on:]:
                 for rank in self._ranks:
-                    rank.ask_to_end(number)
+                    rank.ask_to_end(self._stop_by or number)
                 passed_on += 1
             statuses = self._look()
             if None not in statuses or not (self._received or STOPPED in statuses):
