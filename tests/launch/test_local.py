@@ -9,13 +9,13 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from data_pipeline import Fault, WrongCall
 from launch.cores import Cores, usable_cores
-from launch.job import Job
 from launch.local import run_local
 from launch.node import free_port
 
@@ -251,15 +251,48 @@ def test_the_port_is_free_to_listen_on() -> None:
         server.listen()
 
 
-@pytest.mark.parametrize("verb", ["data", "models", "evaluate", "nothing-known"])
-def test_only_training_verbs_can_be_launched(verb: str) -> None:
-    with pytest.raises(WrongCall, match=f"{verb} cannot be launched; .*train, crossval"):
-        Job((verb,))
+def test_a_rank_that_freezes_is_named_and_killed(written: Callable[[str], Program], tmp_path: Path) -> None:
+    program = """
+        import json
+        def tell(beat):
+            with open(os.environ["SONOTRAIN_PULSE"], "w") as pulse:
+                json.dump({"beat": beat, "step": 8, "steps": 9, "moves": 8, "kept": 0}, pulse)
+        for beat in range(1000):
+            tell(beat)
+            if rank == 1 and beat == 5:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(0.1)
+    """
+    with pytest.raises(Fault, match="rank 1 gave no sign of life for 2 s after step 8"):
+        run_local(written(program), 2, tmp_path, terminal=io.StringIO(), frozen=2, grace=1)
 
 
-def test_an_empty_command_is_a_wrong_call() -> None:
-    with pytest.raises(WrongCall, match="nothing to launch"):
-        Job(())
+def test_a_job_that_fails_is_started_again_with_pauses(written: Callable[[str], Program], tmp_path: Path) -> None:
+    program = """
+        import json
+        from pathlib import Path
+        with open(os.environ["SONOTRAIN_PULSE"], "w") as pulse:
+            json.dump({"beat": 1, "step": 8, "steps": 9, "moves": 8, "kept": 1}, pulse)
+        before = Path(sys.argv[1], f"before-{rank}")
+        time.sleep(1.5)
+        if not before.exists():
+            before.touch()
+            sys.exit(rank)
+    """
+    screen = io.StringIO()
+    assert run_local(written(program), 2, tmp_path, terminal=screen, restarts=1, first_pause=0.1) == 0
+    assert "The last lines of rank 1" in screen.getvalue()
+
+
+def test_the_time_limit_asks_ranks_to_stop(written: Callable[[str], Program], tmp_path: Path) -> None:
+    program = """
+        signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
+        time.sleep(60)
+    """
+    began = time.monotonic()
+    limit = timedelta(seconds=2)
+    assert run_local(written(program), 2, tmp_path, terminal=io.StringIO(), time_limit=limit) == 75
+    assert time.monotonic() - began < 20
 
 
 def start_launcher(program: Program, folder: Path, settings: str = "") -> tuple[subprocess.Popen[str], list[Path]]:
