@@ -15,7 +15,7 @@ from typing import NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 
-from data_pipeline import Fault
+from data_pipeline import Fault, WrongCall
 from trainer.pulse import Pulse, pulse_of
 from trainer.tracking import import_mlflow
 from trainer.waiting import Waiting, apart_in_one_line
@@ -98,6 +98,9 @@ def _join(timeout_minutes: float) -> tuple[int, int, torch.device]:
     local_rank = int(os.environ["LOCAL_RANK"])
     device = torch.device("cuda", local_rank) if accelerated else torch.device("cpu")
     if accelerated:
+        gpus = torch.cuda.device_count()
+        if local_rank >= gpus:
+            raise WrongCall(f"{socket.gethostname()} has {gpus} GPUs: start no more processes than that on it")
         torch.cuda.set_device(device)
     try:
         deepspeed.init_distributed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,6 +16,10 @@ from trainer.pulse import Pulse
 
 LONGER_ON_DEVICES = 1.0
 """Minutes that NCCL is given besides: it ends a process without a word, which a wait on the host is to come before."""
+
+
+AFTER_THE_FIRST = 2.0
+"""Seconds in which who looks for the process that failed first can see it, before those that it leaves end too."""
 
 
 class Apart(Fault):
@@ -63,6 +68,7 @@ def apart_in_one_line(rank: int, pulse: Pulse) -> Iterator[None]:
         when = f"after step {pulse.step}" if pulse.step else "before the first step"
         waited = re.search(r"(?:timed out|timeout)\D{0,40}(\d+) ?(?:ms|milliseconds)", text, re.IGNORECASE)
         if waited is None:
+            time.sleep(AFTER_THE_FIRST)
             raise Apart(f"rank {rank} lost the connection to another rank {when}; that one's log tells why") from error
         raise Apart(
             f"rank {rank} waited {int(waited[1]) / 1000:g} s in vain for the others {when}; their logs tell why, and "
