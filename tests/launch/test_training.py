@@ -104,7 +104,8 @@ def test_two_processes_cross_validate_and_the_registered_network_is_used(
 def test_a_launch_told_to_stop_goes_on_later_and_a_rank_that_dies_is_named_and_the_other_ended(
     launched: list[str], tmp_path: Path
 ) -> None:
-    call = [*launched, "train", "small.yaml", "training.epochs=500"]
+    *before, dashes = launched
+    call = [*before, "--restarts", "0", dashes, "train", "small.yaml", "training.epochs=500"]
 
     def launch(output: Path) -> subprocess.Popen[bytes]:
         """Launch it, and return once it trains."""
@@ -134,5 +135,7 @@ def test_a_launch_told_to_stop_goes_on_later_and_a_rank_that_dies_is_named_and_t
     assert launcher.wait(timeout=60) == 1
     assert time.monotonic() - killed < 20
     last = (tmp_path / "killed").read_text().splitlines()[-1]
-    assert last.startswith("error: rank 1 was killed by SIGKILL; the other processes were ended; its log is ")
+    assert re.match(
+        r"error: rank 1 was killed by SIGKILL after step \d+; the other processes were ended; its log is ", last
+    )
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
