@@ -4,6 +4,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,17 @@ def test_a_wrong_image_is_one_line(sonotrain: Command, kubectl: Kubectl, tmp_pat
     assert outcome.status == 2
     assert "--image 'Sonotrain:1' is no name of an image" in outcome.error
     assert calls(tmp_path) == []
+
+
+def test_what_pods_run_is_understood(sonotrain: Command, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def arguments(kind: str) -> list[str]:
+        """Of the container, as the program in it gets them."""
+        job = Job(("train", "quick", f"data.uri={dataset.name}"))
+        documents = yaml.safe_load_all(plan(job, replace(OPTIONS, claim="runs", kind=kind), ()).manifest)
+        job = list(documents)[-1]["spec"]
+        return (job.get("trainer") or job["template"]["spec"]["containers"][0])["args"]
+
+    monkeypatch.delenv("PET_NODE_RANK", raising=False)
+    launch, local, *rest = arguments("job")
+    assert sonotrain(launch, local, "--dry-run", *rest).status == 0
+    assert "PET_NODE_RANK is not set" in sonotrain(*arguments("trainjob")).error
