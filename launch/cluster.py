@@ -17,7 +17,7 @@ from typing import Any, Protocol, TextIO
 from data_pipeline import Fault, WrongCall
 from launch.control import LEASE, Control, Heard, Switchboard
 from launch.job import STOPPED, Host, Job, Meeting
-from launch.node import GRACE, STOPPING, Ending, RankState, address_towards
+from launch.node import GRACE, STOPPING, Ending, RankState, address_towards, precedence
 from launch.rank import LAST_LINES
 from launch.screen import Screen
 from launch.signals import STOPS, collected
@@ -207,7 +207,7 @@ class _Attempt:
             why = f"{names} {'has' if len(gone) == 1 else 'have'} not been heard for {LEASE:g} s"
             self._screen.show_again(gone[0].last, f"The last lines of {gone[0].host.name}:")
         elif failed:
-            member, ending = min(failed, key=lambda each: (each[1].code, each[1].rank is None))
+            member, ending = min(failed, key=lambda each: (each[1].rank is None, precedence(each[1].code)))
             if ending.status == WrongCall.exit_status and ending.rank is not None:
                 return Outcome(WrongCall.exit_status)
             if ending.status == WrongCall.exit_status:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import socket
@@ -185,7 +184,7 @@ class _Watch:
             return self.frozen, f"gave no sign of life for {self._frozen_after:g} s"
         failed = [rank for rank in self._ranks if rank.status() not in (None, 0, STOPPED)]
         if failed:
-            first = min(failed, key=lambda rank: rank.status() or math.inf)
+            first = min(failed, key=lambda rank: precedence(rank.status() or 0))
             return first, first.how_it_ended()
         return None, ""
 
@@ -216,6 +215,14 @@ class _Watch:
                     self.frozen = self.frozen or rank
             self._onlooker.beat([_state_of(rank) for rank in self._ranks])
         return statuses
+
+
+def precedence(code: int) -> tuple[bool, int]:
+    """Sorts endings by how little they can have followed others: killed first, then called wrongly, then failed.
+
+    The failure of one is soon followed by the status 1 of all that were waiting for it.
+    """
+    return code > 0, -code
 
 
 def _state_of(rank: Rank) -> RankState:
