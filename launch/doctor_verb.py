@@ -29,11 +29,19 @@ def doctor(
         ),
     ] = None,
     changes: Changes = None,
+    hostfile: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="Examine these hosts, as DeepSpeed lists them, over ssh."),
+    ] = None,
     procs: Annotated[
         int | None,
         typer.Option(
             metavar="P", min=1, help="Processes of a host; if not given, the hostfile's slots, GPUs, or 2 at most."
         ),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=VALUE]", help="A variable of the job; NAME alone as it is here. Repeatable."),
     ] = None,
     json: JsonFile = None,
 ) -> None:
@@ -46,7 +54,7 @@ def doctor(
     from launch.doctor.examine import examine
     from launch.doctor.report import as_json
 
-    machines, wanted = _of_call(config, changes or (), procs)
+    machines, wanted = _of_call(config, changes or (), hostfile, procs, env or ())
     names = ", ".join(machine.name for machine in machines)
     processes = f"{wanted.processes} process{'es' if wanted.processes > 1 else ''}"
     say(f"Examining {names} for {config or 'any job'} in {processes} of each host; this takes up to some minutes")
@@ -60,14 +68,18 @@ def doctor(
     say(f"{len(findings)} checks, none failed, {warnings} with a warning{f'; written to {json}' if json else ''}")
 
 
-def _of_call(source: str | None, changes: Sequence[str], procs: int | None) -> tuple[list[Machine], Wanted]:
+def _of_call(
+    source: str | None, changes: Sequence[str], hostfile: Path | None, procs: int | None, env: Sequence[str]
+) -> tuple[list[Machine], Wanted]:
     """The machines of a call, and the job that they have to be fit for. Raises WrongCall."""
     from launch.doctor.finding import Wanted
-    from launch.doctor.machines import this_machine
+    from launch.doctor.machines import of_hostfile, this_machine
     from launch.doctor.training import SMALL
+    from launch.job import variables
     from trainer.config import load_config
 
-    machines, room = this_machine()
+    environment = variables(env)
+    machines, room = of_hostfile(hostfile, environment) if hostfile else this_machine(environment)
     config = load_config(source, changes) if source else load_config("quick", SMALL)
     return machines, Wanted(config, source is not None, len(machines), procs or room)
 

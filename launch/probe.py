@@ -54,7 +54,7 @@ def look(job: str, workdir: str, port: int | None = None) -> dict[str, Any]:
         "cores": usable_cores().count,
         "devices": _devices(),
         "workdir": os.access(workdir, os.X_OK) and Path(workdir).is_dir(),
-        "address": _address(),
+        "address": own_address(),
         "port": free,
         "taken": taken,
     }
@@ -131,7 +131,7 @@ def _devices() -> int:
     return torch.cuda.device_count()
 
 
-def _address() -> str:
+def own_address() -> str:
     """The address of this machine that ssh has come to; where only this machine has that, the first that is another."""
     reached = os.environ.get("SSH_CONNECTION", "").split()
     own = [reached[2]] if len(reached) == 4 else []

@@ -13,14 +13,12 @@ import torch
 
 from launch.cores import usable_cores
 from launch.doctor.finding import Finding, Wanted
+from launch.doctor.needs import RUNTIME, needs
 from trainer.engines import computes_bf16
 from trainer.feasible import GIGABYTE
 
 DRIVER_SECONDS = 10.0
 """A driver that says nothing for so long is broken."""
-
-OF_A_PROCESS = 10**9
-"""Bytes that a process takes before its networks and scans: the libraries that it loads."""
 
 OF_OTHERS = 10**9
 """Bytes of a GPU above which somebody else uses it."""
@@ -63,6 +61,11 @@ def _gpus(wanted: Wanted) -> Finding:
     if wanted.processes > count:
         told += f"; each of {wanted.processes} processes needs one"
         return Finding("device", "failed", told, f"start at most {count} on a host: --procs {count}", values)
+    needed = needs(wanted)
+    if needed and needed.on_gpu > min(total for _, total in memory):
+        told += f"; a process needs {needed.on_gpu / GIGABYTE:.0f} GB"
+        advice = "set training.precision=bf16, training.accumulation, or a smaller training.batch or data.size"
+        return Finding("device", "failed", told, advice, values)
     if len(set(names)) > 1:
         return Finding("device", "warning", told, "use GPUs of one kind: the slowest keeps the others waiting", values)
     if taken:
@@ -89,17 +92,22 @@ def look_at_memory(wanted: Wanted) -> Finding:
         if limit.is_file() and (text := limit.read_text().strip()) != "max" and int(text) < total:
             total = int(text)
             free = min(free, total - int(used.read_text()))
-    processes, resident = wanted.processes * OF_A_PROCESS, int(wanted.config.data.resident_gb * GIGABYTE)
-    told = f"{free / GIGABYTE:.1f} of {total / GIGABYTE:.1f} GB free"
-    values = {"free": free, "total": total}
+    needed = needs(wanted)
+    of_process = RUNTIME if needed is None else needed.beside_gpu if torch.cuda.is_available() else needed.on_cpu
+    processes = wanted.processes * of_process + (needed.checkpoint if needed else 0)
+    resident = int(wanted.config.data.resident_gb * GIGABYTE)
+    told = (
+        f"{free / GIGABYTE:.1f} of {total / GIGABYTE:.1f} GB free; processes need about {processes / GIGABYTE:.1f} GB"
+    )
+    values = {"free": free, "total": total, "needed": processes, "resident": resident}
     if free < processes:
         advice = (
-            f"start fewer processes, or free memory: each takes {OF_A_PROCESS / GIGABYTE:.0f} GB before its network"
+            "start fewer processes on a host, or set training.accumulation or a smaller training.batch or data.size"
         )
         return Finding("memory", "failed", told, advice, values)
     if free < processes + resident:
-        left = max(0.0, (free - processes) / GIGABYTE)
-        advice = f"set data.resident_gb={left:.1f} or less, which are kept in memory as well as the processes"
+        left = (free - processes) / GIGABYTE
+        advice = f"set data.resident_gb={left:.1f} or less, for which there is memory beside the processes"
         return Finding("memory", "warning", told, advice, values)
     return Finding("memory", "ok", told, values=values)
 

@@ -9,18 +9,24 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data_pipeline import Fault
+from data_pipeline import Fault, WrongCall
+from launch.deepspeed_launcher import require_launcher
 from launch.doctor.clock import judge_clock, offset
 from launch.doctor.conversation import Conversation
 from launch.doctor.finding import Finding, Wanted, failure
 from launch.doctor.links import Listener
+from launch.doctor.needs import needs
 from launch.doctor.network import judge_links, judge_ports, next_in_ring, others
 from launch.doctor.training import SECONDS, judge_training
-from launch.doctor.versions import compare, versions
+from launch.doctor.versions import compare
+from launch.installed import SOURCES, versions
 from launch.node import address_towards
 
 HERE = "this machine"
 """The host that the doctor was called on, where others are examined."""
+
+LOCAL = "127.0.0.1"
+"""Where processes of one machine alone find each other."""
 
 BEGIN_SECONDS = 60.0
 """In which a host has to be reached and to have loaded the libraries."""
@@ -52,8 +58,10 @@ def examine(wanted: Wanted, machines: Sequence[Machine], workdir: Path) -> list[
     with ExitStack() as ends:
         talks = [ends.enter_context(Conversation(machine.name, machine.command)) for machine in machines]
         examination = _Examination(wanted, talks)
-        examination.begin(machines, workdir)
         remote = any(machine.remote for machine in machines)
+        if remote:
+            examination.launcher()
+        examination.begin(machines, workdir)
         if remote:
             examination.clocks()
         examination.look(compared=remote)
@@ -78,13 +86,23 @@ class _Examination:
         advice = "see that ssh HOST runs a command there without a password, and that sonotrain is installed there"
         answers = self._ask("reach", advice, "begin", BEGIN_SECONDS, places)
         self._talks = [talk for talk in self._talks if talk.host in answers]
-        self._addresses = {host: answer["address"] for host, answer in answers.items()}
-        if any(machine.remote for machine in machines):
+        remote = any(machine.remote for machine in machines)
+        self._addresses = {host: answer["address"] if remote else LOCAL for host, answer in answers.items()}
+        if remote:
             told = f"answers over ssh, all within {time.monotonic() - began:.1f} s, at "
             self.findings += [
                 Finding("reach", "ok", told + address, host=host) for host, address in self._addresses.items()
             ]
         self._wanted = replace(self._wanted, nodes=max(1, len(self._talks)))
+
+    def launcher(self) -> None:
+        """What a launch over ssh needs on this machine."""
+        try:
+            require_launcher()
+        except WrongCall as missing:
+            self.findings.append(failure("launcher", missing, "install the Debian package pdsh").on(HERE))
+        else:
+            self.findings.append(Finding("launcher", "ok", "pdsh is installed, for the DeepSpeed launcher", host=HERE))
 
     def clocks(self) -> None:
         """How far each clock is from this machine's: one node after the other, while none is busy."""
@@ -105,10 +123,11 @@ class _Examination:
         """What each node sees by itself; and whether all have the same versions as this machine."""
         wanted = {talk.host: {"wanted": self._wanted.as_json()} for talk in self._talks}
         answers = self._ask("host", "see why the host is so slow", "look", LOOK_SECONDS, wanted)
+        if compared:
+            here = {HERE: {SOURCES: versions()[SOURCES]}}  # it only watches
+            self.findings += compare(here | {host: each["versions"] for host, each in answers.items()})
         for host, answer in answers.items():
             self.findings += [Finding(**{**finding, "host": host}) for finding in answer["findings"]]
-        if compared:
-            self.findings += compare({HERE: versions()} | {host: each["versions"] for host, each in answers.items()})
 
     def links(self, ends: ExitStack, supervised: bool) -> None:
         """Ports, latency and bandwidth between nodes; and whether they reach this machine, which supervises a job."""
@@ -122,8 +141,10 @@ class _Examination:
         self.findings += judge_ports(peers | here, trips)
         if len(peers) > 1:
             ring = {host: {"peers": next_in_ring(host, peers)} for host in peers}
+            needed = needs(self._wanted)
+            gradients = needed.gradients if needed else 0
             rates = self._ask("network", silent, "send", LINKS_SECONDS, ring)
-            self.findings += judge_links(trips, rates, self._wanted.config)
+            self.findings += judge_links(trips, rates, gradients)
 
     def _here(self, ends: ExitStack) -> dict[str, Answer]:
         """A port of this machine, at the address from which it reaches the nodes."""
@@ -133,8 +154,13 @@ class _Examination:
         return {}
 
     def train(self) -> None:
-        """Two steps by all processes of all nodes."""
+        """Two steps by all processes of all nodes, unless it is known that they cannot reach each other."""
         if not self._talks:
+            return
+        shut = [each.host for each in self.findings if each.check == "ports" and each.state == "failed"]
+        if set(shut) - {HERE}:
+            told = f"not tried: ports of {', '.join(shut)} are shut"
+            self.findings.append(Finding("training", "warning", told, "open them and examine again", host="all"))
             return
         first = self._talks[0]
         address = self._addresses[first.host]

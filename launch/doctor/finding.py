@@ -58,6 +58,12 @@ class Wanted:
         """All processes of the job."""
         return self.nodes * self.processes
 
+    @property
+    def shareable(self) -> Config:
+        """The configuration, with the nearest smaller batch that the processes can share."""
+        pieces = self.world * self.config.training.accumulation
+        return self.config.replace(training__batch=max(pieces, self.config.training.batch // pieces * pieces))
+
     def as_json(self) -> dict[str, Any]:
         """What from_json reads."""
         return {

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from launch.doctor.finding import Finding, Wanted
-from launch.doctor.sizes import parameters
+from launch.doctor.needs import needs
 from trainer.feasible import GIGABYTE
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
@@ -25,9 +25,6 @@ FILES_OF_A_PROCESS = 256
 
 FILES_OF_A_READER = 8
 """Open files of a thread that reads: shards, the cache, connections to the store."""
-
-BYTES_OF_A_PARAMETER = 12
-"""In a checkpoint: its value and Adam's two moments, float32."""
 
 
 def look_at_shared_memory(wanted: Wanted, folder: Path = SHARED_MEMORY) -> Finding:
@@ -68,7 +65,9 @@ def look_at_open_files(wanted: Wanted) -> Finding:
 def look_at_disks(wanted: Wanted) -> Iterator[Finding]:
     """Free disk and the right to write where the run, and the cache of shards, will be."""
     config = wanted.config
-    checkpoints = parameters(config) * BYTES_OF_A_PARAMETER * (config.checkpoints.keep + 2)
+    needed = needs(wanted)
+    # Beside those that are kept there are the best and the one that is being written.
+    checkpoints = needed.checkpoint * (config.checkpoints.keep + 2) if needed else 0
     yield _disk(
         "disk: output", Path(config.output), checkpoints, "output", f"{config.checkpoints.keep + 2} checkpoints"
     )

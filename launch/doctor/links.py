@@ -21,6 +21,9 @@ ROUND_TRIPS = 20
 SENDING_SECONDS = 1.0
 """For which zeros are sent to learn the bandwidth."""
 
+ARRIVING_SECONDS = 20.0
+"""For which what was sent may be on its way: some megabytes, over whatever link."""
+
 _PING, _SEND = b"p", b"s"
 _PIECE = 1 << 18
 
@@ -60,7 +63,7 @@ class Listener:
                 threading.Thread(target=self._answer, args=(connection,), name="doctor", daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
-        connection.settimeout(CONNECT_SECONDS + SENDING_SECONDS)
+        connection.settimeout(ARRIVING_SECONDS)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with connection, suppress(OSError):
             said = _received(connection, len(self.peer.word))
@@ -95,6 +98,7 @@ def bandwidth(peer: Peer, seconds: float = SENDING_SECONDS) -> float:
         while time.monotonic() - began < seconds:
             connection.sendall(piece)
         connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(ARRIVING_SECONDS)
         count = b""
         while said := connection.recv(64):
             count += said

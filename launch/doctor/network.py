@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from launch.doctor.finding import Finding
-from launch.doctor.sizes import parameters
-from trainer.config import Config
 
 SLOW_LATENCY = 0.002
 """Seconds of a round trip from which nodes are hardly in the same room."""
@@ -50,11 +48,13 @@ def judge_ports(peers: Peers, trips: Told) -> Iterator[Finding]:
             yield Finding("ports", "ok", f"{where} is reached from {reached}", host=host)
 
 
-def judge_links(trips: Told, rates: Told, config: Config) -> Iterator[Finding]:
-    """For each host, how soon and how much it can say to the next; the latency to the farthest."""
+def judge_links(trips: Told, rates: Told, gradients: int) -> Iterator[Finding]:
+    """For each host, how soon and how much it can say to the next; the latency to the farthest.
+
+    gradients is how many bytes a step has to exchange.
+    """
     numbers = [rate for found in rates.values() for rate in found.values() if isinstance(rate, float)]
     usual = statistics.median(numbers) if numbers else 0.0
-    gradients = 4 * parameters(config)
     for host, found in rates.items():
         ((following, rate),) = found.items()
         if isinstance(rate, str):
@@ -77,7 +77,8 @@ def judge_links(trips: Told, rates: Told, config: Config) -> Iterator[Finding]:
 
 def _slow(rate: float, usual: float, latency: float, gradients: int) -> Iterator[str]:
     if rate < SLOW_BANDWIDTH:
-        yield f"use a faster network: the {gradients / 1e6:.0f} MB of a step's gradients take {gradients / rate:.1f} s"
+        size = f"{gradients / 1e6:.2g} MB" if gradients < 1e8 else f"{gradients / 1e9:.1f} GB"
+        yield f"use a faster network: a step's gradients of {size} take {gradients / rate:.2g} s"
     elif rate < FAR_BELOW * usual:
         yield "see why this link is slower than half of the others: cable, port of the switch, other jobs"
     if latency > SLOW_LATENCY:

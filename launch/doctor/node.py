@@ -23,6 +23,7 @@ from typing import Any
 from data_pipeline import Fault
 from launch.doctor.conversation import ENDING_SECONDS
 from launch.doctor.finding import Finding, Wanted
+from launch.probe import own_address
 
 CHECK_SECONDS = 30.0
 """After which a check that has found nothing is given up."""
@@ -73,8 +74,7 @@ class _Node:
         """Be where the job will be, with its variables."""
         os.environ.update(environment)
         os.chdir(workdir)
-        connection = os.environ.get("SSH_CONNECTION", "").split()
-        return {"address": connection[2] if len(connection) == 4 else "127.0.0.1"}
+        return {"address": own_address()}
 
     def clock(self) -> Answer:
         """The time."""
@@ -82,7 +82,7 @@ class _Node:
 
     def look(self, wanted: Mapping[str, Any]) -> Answer:
         """Everything that a node can see by itself."""
-        from launch.doctor.versions import versions
+        from launch.installed import versions
 
         found = [finding.as_json() for finding in _findings(Wanted.from_json(wanted))]
         return {"findings": found, "versions": versions()}

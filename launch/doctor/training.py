@@ -30,14 +30,11 @@ _JOIN_MINUTES = 2.0
 
 def trained_config(wanted: Wanted, phantoms: str) -> Config:
     """The configuration of the job, on phantoms, with a batch that its processes can share."""
-    config = wanted.config
-    pieces = wanted.world * config.training.accumulation
-    return config.replace(
+    return wanted.shareable.replace(
         data__uri=phantoms,
         data__weights=(),
         data__fold=1,
         data__resident_gb=0,
-        training__batch=max(pieces, config.training.batch // pieces * pieces),
         training__timeout_minutes=_JOIN_MINUTES,
     )
 
@@ -76,7 +73,7 @@ def judge_training(came_to: Mapping[str, Any], wanted: Wanted) -> Finding:
     config = trained_config(wanted, "")
     what = f"{config.network.name} at {'x'.join(map(str, config.data.size))} in batches of {config.training.batch}"
     by = f"{wanted.world} processes" if wanted.world > 1 else "one process"
-    told = f"{came_to['steps']} steps of {what} by {by}: {came_to['images_per_second']:.1f} images/s"
+    told = f"{came_to['steps']} steps of {what} by {by}: {came_to['images_per_second']:.3g} images/s"
     if came_to["exchange_seconds"] is not None:
         told += f"; {EXCHANGED / 1e6:.0f} MB added up in {came_to['exchange_seconds']:.3f} s"
     return Finding("training", "ok", f"{told}; {came_to['memory'] / 1e9:.1f} GB a process", values=came_to)
