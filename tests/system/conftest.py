@@ -2,7 +2,7 @@
 
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import boto3
@@ -10,6 +10,20 @@ import pytest
 
 from tests.system.hosts import Hosts, hosts_on_a_switch, why_impossible
 from tests.system.radosgw import PACKAGES, Gateway, missing_programs, rados_gateway
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What .ci/run asks for, where all that these tests need is installed."""
+    parser.addoption("--nothing-left-out", action="store_true", help="Count a test that is skipped as failed.")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Have a skipped test fail, where that is asked for."""
+    report = yield
+    if report.skipped and item.config.getoption("--nothing-left-out", default=False):
+        report.outcome = "failed"
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
