@@ -13,7 +13,7 @@ import typer
 
 from launch.order import LaunchCommand, MemberCommand, Order
 from launch.terminal import say
-from launch.train_verbs import parsed_config
+from launch.train_verbs import parsed_config, require_sizes
 
 if TYPE_CHECKING:
     from launch.job import Job
@@ -93,6 +93,7 @@ def ssh(
     enter(order.job.workdir)
     all_nodes = order.job.elastic is None and not _is_given(context, "nodes")
     job = there.fitted(order.job, options, all_nodes, not _is_given(context, "procs"))
+    require_sizes(job)
     folder = logs_of(order)
     if not shown(replace(order, job=job), there.plan(job, options, order.passed_on)):
         watched(job, folder, lambda: there.run(job, options, order.passed_on, folder))
@@ -139,8 +140,49 @@ def kubernetes(
         tracking_uri=tracking_uri,
         service_account=service_account,
     )
-    if not shown(order, plan(order.job, options, order.passed_on)):
+    require_sizes(order.job)
+    if not shown(order, plan(order.job, options, order.passed_on), elsewhere=True):
         run(order.job, options, order.passed_on)
+
+
+@launch.command(cls=LaunchCommand)
+def slurm(
+    context: typer.Context,
+    array: Annotated[
+        bool,
+        typer.Option("--array", help="crossval's folds at the same time, a task for each, and a job behind them."),
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when the job is over, with its exit status.")] = False,
+) -> None:
+    """Submit a training verb to Slurm; other options, such as --partition, are sbatch's (docs/slurm.md)."""
+    from launch.slurm import SlurmOptions, plan, run
+
+    order: Order = context.obj
+    options = SlurmOptions(array=array, wait=wait)
+    enter(order.job.workdir)
+    require_sizes(order.job)
+    if not shown(order, plan(order.job, options, order.passed_on)):
+        status = run(order.job, options, order.passed_on)
+        if status:
+            raise typer.Exit(status)
+
+
+@launch.command(cls=MemberCommand)
+def slurm_batch(
+    context: typer.Context,
+    procs: Annotated[int, typer.Option(metavar="P", min=1, help="Processes on each machine.")] = 1,
+    restarts: Annotated[int, typer.Option(metavar="R", min=0, help="As launch slurm has it.")] = 0,
+    elastic: Annotated[str | None, typer.Option(metavar="MIN:MAX", help="As launch slurm has it.")] = None,
+) -> None:
+    """Supervise a job from the first of its machines; the batch script of launch slurm becomes this."""
+    from launch.job import Job, node_range
+    from launch.slurm.batch import run_batch
+
+    verb = tuple(context.obj)
+    job = Job(verb, processes=procs, restarts=restarts, elastic=node_range(elastic))
+    status = run_batch(job, Path(parsed_config(verb).output) / "logs")
+    if status:
+        raise typer.Exit(status)
 
 
 @launch.command(cls=MemberCommand)
@@ -193,12 +235,16 @@ def watched(job: Job, logs: Path, run: Callable[[], int]) -> None:
     say(f"All {many} are done; their logs are in {logs}")
 
 
-def shown(order: Order, preview: Preview) -> bool:
-    """Where it is a dry run, show what would be started and what it needs, for people and for machines."""
+def shown(order: Order, preview: Preview, elsewhere: bool = False) -> bool:
+    """Where it is a dry run, show what would be started and what it needs, for people and for machines.
+
+    `elsewhere`: the job runs where another disk and other credentials may be, so its dataset need not be found here.
+    """
     if not order.dry_run:
         return False
     from data_pipeline import Fault, WrongCall
     from launch.forecast import forecast_of
+    from launch.forecast_table import show_forecast
     from launch.options import write_json
 
     for variable in preview.environment:
@@ -209,10 +255,12 @@ def shown(order: Order, preview: Preview) -> bool:
         say(text.rstrip("\n"))
     told = asdict(preview)
     try:
-        told = forecast_of(order.job).as_json() | told
-    except WrongCall:
-        raise
-    except Fault as unknown:  # a cluster may reach a dataset that this machine does not
+        forecast = forecast_of(order.job)
+        show_forecast(forecast)
+        told = forecast.as_json() | told
+    except Fault as unknown:
+        if isinstance(unknown, WrongCall) and not elsewhere:
+            raise
         say(f"Warning: steps, reading and memory cannot be told from here: {unknown}")
     write_json(order.json, told)
     return True

@@ -14,6 +14,7 @@ from launch.options import JsonFile, write_json
 from launch.terminal import say, show_table
 
 if TYPE_CHECKING:
+    from launch.job import Job
     from trainer.config import Config
     from trainer.study_table import StudyTable
 
@@ -128,6 +129,20 @@ def parsed_variants(arguments: Sequence[str]) -> Mapping[str, Config]:
     if arguments[0] == "crossval" and is_study(source):
         return load_study(source, changes).variants
     return {"": load_config(source, changes)}
+
+
+def require_sizes(job: Job) -> None:
+    """Raise what the verb of a job would raise on any number of nodes that it may run on, without its dataset."""
+    from data_pipeline import WrongCall
+    from trainer.feasible import check_iteration
+
+    for config in parsed_variants(job.verb).values():
+        for nodes in reversed(job.sizes):
+            try:
+                check_iteration(config, nodes * job.processes)
+            except WrongCall as wrong:
+                of_fewer = f"with {nodes} of {job.nodes} nodes: " if nodes < job.nodes else ""
+                raise WrongCall(f"{of_fewer}{wrong}") from wrong
 
 
 def source_and_changes(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
