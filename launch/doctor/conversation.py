@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any
 
 from data_pipeline import Fault
-from launch.job import bound
 
 PROGRAM = (sys.executable, "-P", "-m", "launch.doctor.node")
 """What answers on a node."""
@@ -28,14 +27,15 @@ _LAST_ERRORS = 20
 class Conversation:
     """Questions to one node and its answers, one after another, until the end of the block.
 
-    `command` starts PROGRAM there; it ends with this process. A node that was silent once is not asked again.
+    `command` starts PROGRAM there, which ends when its input does: with the block, or with this process, however it
+    ends. A node that was silent once is not asked again.
     """
 
     def __init__(self, host: str, command: Sequence[str]) -> None:
         self.host = host
         self._errors: deque[str] = deque(maxlen=_LAST_ERRORS)
         self._process = subprocess.Popen(
-            bound(command),
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
