@@ -39,8 +39,8 @@ def activations_of(config: Config, world_size: int) -> Held:
     """What an iteration holds for its backwards and as its results, or a validation where that is more.
 
     The iteration itself runs on a process's micro-batches, in the precision that this machine would train in. Weights,
-    their gradients and the scans are not counted. What torch.compile would save is not known here, and what a
-    synchronised norm exchanges is left out.
+    their gradients and the scans are not counted. Left out are what torch.compile would save, what a synchronised norm
+    exchanges, and a megabyte or two in which a CPU's convolutions rearrange their values.
     """
     stages = supervised_stages(config.network, config.objective.stages)
     with FakeTensorMode(allow_non_fake_inputs=True):
