@@ -18,8 +18,8 @@ from tests.system.hosts import HEAD, Hosts
 PACKAGES = "slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge"
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "munged")
 
-# A job that is put back waits for cred_expire seconds. Between a preemption's SIGTERM and SIGKILL lie GraceTime and
-# then KillWait seconds. The partition devices has a node that is never there.
+# A job that is put back waits for cred_expire seconds, which are at least 5. Between a preemption's SIGTERM and SIGKILL
+# lie GraceTime and then KillWait seconds. The partition devices has a node that is never there.
 _CONFIGURATION = """
 ClusterName=tests
 SlurmctldHost={head}
@@ -28,7 +28,7 @@ SlurmdPort=6818
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.sock,cred_expire=2
+AuthInfo=socket={folder}/munge.sock,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n

@@ -67,7 +67,7 @@ class Submitted:
         self.said = slurm.run(
             *SONOTRAIN, "launch", "slurm", *given, *options, "--", *verb, cwd=folder, env=environment
         ).splitlines()
-        self.jobs = [line.split()[2] for line in self.said if line.startswith("Submitted job ")]
+        self.jobs = [line.split()[2].rstrip(",") for line in self.said if line.startswith("Submitted job ")]
 
     @property
     def text(self) -> str:
@@ -202,7 +202,8 @@ def test_a_job_for_which_slurm_has_no_room_is_refused_in_one_line_before_it_is_s
 
 def test_a_slurm_that_does_not_answer_is_reported_in_one_line(slurm: Slurm, tmp_path: Path) -> None:
     lost = tmp_path / "slurm.conf"
-    lost.write_text((slurm.folder / "slurm.conf").read_text().replace("SlurmctldPort=6817", "SlurmctldPort=6816"))
+    there = (slurm.folder / "slurm.conf").read_text()
+    lost.write_text(there.replace("SlurmctldPort=6817", "SlurmctldPort=6816\nMessageTimeout=2"))
     call = (*SONOTRAIN, "launch", "slurm", "--", "train", "quick")
     done = slurm.hosts.run("head", *call, env=slurm.environment | {"SLURM_CONF": str(lost)}, cwd=tmp_path)
     assert done.returncode == 2
