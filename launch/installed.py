@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
+
+from data_pipeline import WrongCall
 
 MISSING = "not installed"
 
@@ -25,6 +27,20 @@ def versions() -> dict[str, str]:
     for requirement in requirements():
         found[requirement.name] = _version(requirement.name)
     return found | {SOURCES: digest_of(Path(__file__).parents[1])}
+
+
+def require_equal(of_hosts: Mapping[str, Mapping[str, str]]) -> None:
+    """Raise WrongCall where hosts differ in anything, or this machine, which only watches, has another sonotrain."""
+    for name in sorted({name for found in of_hosts.values() for name in found}):
+        hosts_of: dict[str, list[str]] = {}
+        for host, found in of_hosts.items():
+            hosts_of.setdefault(found.get(name, "missing"), []).append(host)
+        if name == SOURCES:
+            hosts_of.setdefault(versions()[SOURCES], []).append("this machine")
+        if len(hosts_of) > 1:
+            what = "sonotrain's own sources differ" if name == SOURCES else f"{name} differs"
+            told = ", ".join(f"{version} on {' and '.join(hosts)}" for version, hosts in hosts_of.items())
+            raise WrongCall(f"{what}: {told}; install the same everywhere")
 
 
 def requirements() -> Iterator[Requirement]:

@@ -21,7 +21,7 @@ from launch.deepspeed_launcher import (
     require_passable,
 )
 from launch.hostfile import Slots, chosen, read_hostfile
-from launch.installed import SOURCES, versions
+from launch.installed import require_equal
 from launch.job import Host, Job, Meeting, bound
 from launch.preview import Preview
 from launch.probe import PROGRAM
@@ -118,7 +118,7 @@ class OverSsh:
             say(f"Going on with {len(hosts)} machines: {'; '.join(missing)}")
         for host in hosts:
             self._require_room(host)
-        _require_equal({host: self._told[host]["versions"] for host in hosts})
+        require_equal({host: self._told[host]["versions"] for host in hosts})
         first = self._told[hosts[0]]
         if first["taken"]:
             raise WrongCall(f"--master-port {first['port']} is taken on {hosts[0]}; give another, or leave it out")
@@ -226,17 +226,3 @@ def _why_unfit(host: str, answer: Answer, workdir: str) -> str | None:
     if answer.status:
         return f"{host} has no sonotrain that can be used ({answer.why}); {advice}"
     return None if json.loads(answer.text)["workdir"] else f"--workdir {workdir} is no folder on {host}"
-
-
-def _require_equal(of_hosts: Mapping[str, Mapping[str, str]]) -> None:
-    """All hosts have the same of everything, and this machine, which only watches, the same sonotrain."""
-    for name in sorted({name for found in of_hosts.values() for name in found}):
-        hosts_of: dict[str, list[str]] = {}
-        for host, found in of_hosts.items():
-            hosts_of.setdefault(found.get(name, "missing"), []).append(host)
-        if name == SOURCES:
-            hosts_of.setdefault(versions()[SOURCES], []).append("this machine")
-        if len(hosts_of) > 1:
-            what = "sonotrain's own sources differ" if name == SOURCES else f"{name} differs"
-            told = ", ".join(f"{version} on {' and '.join(hosts)}" for version, hosts in hosts_of.items())
-            raise WrongCall(f"{what}: {told}; install the same everywhere")

@@ -6,8 +6,7 @@ import json
 import os
 import re
 import subprocess
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from data_pipeline import Fault, WrongCall
 from launch.cluster import NotReady
 from launch.control import Control
+from launch.installed import require_equal
 from launch.job import Host, Meeting, sonotrain
 from launch.member import CONTROL
 from launch.node import free_port
@@ -51,7 +51,7 @@ class Srun:
         if len(usable) < sizes[0]:
             missing = "; ".join(f"{name}: {answer}" for name, answer in answers.items() if name not in usable)
             raise NotReady(f"{len(usable)} nodes of {len(names)} can be used and {sizes[0]} are needed; {missing}")
-        _require_equal({name: answer["versions"] for name, answer in usable.items()})
+        require_equal({name: answer["versions"] for name, answer in usable.items()})
         return [Host(name, _address(name), answer["cores"]) for name, answer in usable.items()][: sizes[-1]]
 
     def meeting(self, hosts: Sequence[Host]) -> Meeting:
@@ -118,17 +118,6 @@ def _on(names: Sequence[str]) -> list[str]:
     # srun does not take this over from the job by itself.
     cores = os.environ.get("SLURM_CPUS_PER_TASK")
     return [*command, f"--cpus-per-task={cores}"] if cores else command
-
-
-def _require_equal(of_nodes: Mapping[str, Mapping[str, str]]) -> None:
-    """Raise WrongCall where nodes have unequal versions, naming one that differs from most, and in what."""
-    counted = Counter(json.dumps(versions, sort_keys=True) for versions in of_nodes.values())
-    most = json.loads(counted.most_common(1)[0][0])
-    for name, versions in of_nodes.items():
-        unequal = [key for key in sorted({*most, *versions}) if most.get(key) != versions.get(key)]
-        if unequal:
-            told = ", ".join(f"{key} {versions.get(key)} and elsewhere {most.get(key)}" for key in unequal)
-            raise WrongCall(f"{name} has {told}; install the same on all nodes")
 
 
 def _address(name: str) -> str:
