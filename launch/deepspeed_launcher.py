@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -88,5 +89,8 @@ def require_passable(options: Sequence[str]) -> None:
 
 
 def _for_pdsh(words: Sequence[str]) -> str:
-    """A line that a host's shell takes apart into these words; pdsh would put something else for % and a letter."""
-    return shlex.join(words).replace("%", "%%")
+    """A line that a host's shell takes apart into these words, when pdsh has put other things for % and a letter.
+
+    No two spaces follow each other in it, for pdsh forgets what comes after an empty word.
+    """
+    return re.sub(" (?= )", " ''", shlex.join(words)).replace("%", "%%")

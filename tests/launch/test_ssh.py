@@ -18,7 +18,7 @@ from launch.probe import JOB, PROGRAM
 from launch.remote import over_ssh
 from launch.ssh import SshOptions, fitted, plan
 
-AWKWARD = ("train", "quick", "data.size=[64, 64]", "output=a  b's %n of $HOME", 'name="x"', "")
+AWKWARD = ("train", "quick", "data.size=[64, 64]", "output=  a   b's %n  of $HOME ", 'name="x"', "")
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_nodes_shell_gets_the_verb_word_for_word(tmp_path: Path) -> None:
     command = deepspeed_command(job, tmp_path / "hosts", {"one": (1,)}, ("10.0.0.1", "29500"), "name", "/tmp/c-%n")
     words = command[command.index("--no_local_rank") + 1 :]
     # As the launcher does, which would quote a word with a space, and then pdsh.
-    assert not [word for word in words if " " in word]
+    assert not [word for word in words if not word or " " in word]
     line = " ".join(words).replace("%%", "\0").replace("%n", "7").replace("\0", "%")
     said = subprocess.run(["sh", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True, check=True).stdout
     got = said.removesuffix("\n").split("\n")
