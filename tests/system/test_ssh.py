@@ -208,6 +208,17 @@ def test_a_job_goes_on_without_a_host_that_drops_all_packets_and_learns_the_same
     has_learnt_the_same(job, undisturbed)
 
 
+def test_hosts_end_by_themselves_what_a_killed_supervisor_leaves(hosts: Hosts, launch: Callable[..., Launch]) -> None:
+    job = launch(2)
+    job.until_step(7)
+    job.process.kill()
+    job.wait(10)
+    began = time.monotonic()
+    while left := on_hosts(hosts):
+        assert time.monotonic() - began < LEASE + 2 * GRACE, left
+        time.sleep(0.2)
+
+
 CALLS = """
 import contextlib, io, json, os, sys
 from launch import cli
