@@ -76,7 +76,9 @@ class Screen:
         return f" after step {state.step}" if state and state.step is not None else ""
 
     def show_again(self, lines: Sequence[str], headline: str) -> None:
-        """Lines that may have scrolled by, indented."""
+        """Lines that may have scrolled by, indented; nothing where there are none."""
+        if not lines:
+            return
         self._terminal.write(headline + "\n")
         self._terminal.writelines(f"    {line}\n" for line in lines)
         self._terminal.flush()

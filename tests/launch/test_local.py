@@ -277,11 +277,12 @@ def test_a_job_that_fails_is_started_again_with_pauses(written: Callable[[str], 
         time.sleep(1.5)
         if not before.exists():
             before.touch()
+            print("about to fail")
             sys.exit(rank)
     """
     screen = io.StringIO()
     assert run_local(written(program), 2, tmp_path, terminal=screen, restarts=1, first_pause=0.1) == 0
-    assert "The last lines of rank 1" in screen.getvalue()
+    assert "The last lines of rank 1:\n    about to fail\n" in screen.getvalue()
 
 
 def test_the_time_limit_asks_ranks_to_stop(written: Callable[[str], Program], tmp_path: Path) -> None:
