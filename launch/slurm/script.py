@@ -52,7 +52,7 @@ def batch_script(job: Job, output: Path, gpus: bool, folds: PerFold | None = Non
     options = {
         "job-name": f"sonotrain-{output.name}",
         "nodes": str(most) if least == most else f"{least}-{most}",
-        "ntasks-per-node": "1",
+        # One task for each node, but not told so: Slurm would then give as few nodes of a range as it may.
         "cpus-per-task": str(job.processes),
     }
     if gpus:

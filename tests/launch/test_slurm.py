@@ -49,7 +49,6 @@ def test_a_script_asks_for_what_the_job_needs_and_becomes_its_supervisor(tmp_pat
     assert directives(script) == {
         "job-name": "sonotrain-run",
         "nodes": "2",
-        "ntasks-per-node": "1",
         "cpus-per-task": "4",
         "gpus-per-node": "4",
         "time": "1-01:01:00",

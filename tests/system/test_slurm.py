@@ -94,6 +94,11 @@ class Submitted:
         return self.slurm.state(job)
 
 
+def processes(slurm: Slurm, node: str) -> list[str]:
+    """The command lines of what runs on a node."""
+    return list(slurm.hosts.processes(node).values())
+
+
 def ranks(slurm: Slurm, node: str) -> list[int]:
     """The ranks' processes on a node."""
     return [pid for pid, command in slurm.hosts.processes(node).items() if " launch.cli train " in command]
@@ -126,16 +131,17 @@ def test_a_job_that_is_preempted_and_loses_a_rank_ends_as_if_nothing_had_been(
     told = job.until_over(number)
     assert (told["JobState"], told["ExitCode"], told["Restarts"]) == ("COMPLETED", "0:0", "1"), job.text
     assert same_to_the_bit(tensors(job.output, STEPS), undisturbed)
-    assert not any("launch.cli" in each for node in slurm.nodes for each in slurm.hosts.processes(node).values())
+    assert not any("launch.cli" in each for node in slurm.nodes for each in processes(slurm, node))
 
 
 def test_a_job_stops_before_its_time_limit_and_goes_on_until_it_is_cancelled(
     slurm: Slurm, dataset: Dataset, tmp_path: Path
 ) -> None:
     endless = ["train", *TRAINING, "training.epochs=100000"]
-    job = Submitted(slurm, tmp_path, dataset, "--time-limit", "1:00:00", verb=endless)
+    job = Submitted(slurm, tmp_path, dataset, "--time-limit", "1:00:00", "--elastic", "1:2", verb=endless)
     number = job.jobs[0]
     job.until(lambda: job.step >= 5)
+    assert slurm.state(number)["NodeList"] == "node[1-2]", "it takes as many nodes as there are"
     # Slurm looks every 30 s.
     slurm.run("scontrol", "update", f"JobId={number}", "TimeLimit=2")
     job.until(lambda: "put back 1 times" in job.text)
@@ -146,7 +152,7 @@ def test_a_job_stops_before_its_time_limit_and_goes_on_until_it_is_cancelled(
     job.until(lambda: job.step > stopped_at)
     slurm.run("scancel", number)
     assert job.until_over(number)["JobState"] == "CANCELLED"
-    job.until(lambda: not any("launch.cli" in each for each in slurm.hosts.processes("node1").values()))
+    job.until(lambda: not any("launch.cli" in each for node in slurm.nodes for each in processes(slurm, node)))
     assert job.text.count("Put back into the queue") == 1
 
 
