@@ -56,16 +56,15 @@ def _plan(forecast: Forecast) -> Iterator[str]:
         f"{first.global_batch}"
     )
     yield (
-        f"{first.steps_per_epoch} steps an epoch on {first.scans} scans, {first.epochs} epochs: "
-        f"{first.steps} steps, holding out fold {first.fold}"
+        f"{first.steps} steps = {first.epochs} epochs x {first.steps_per_epoch} steps, on {first.scans} scans, "
+        f"holding out fold {first.fold}"
     )
     if len(trainings) > 1:
         variants = len({training.variant for training in trainings})
-        folds = list(dict.fromkeys(training.fold for training in trainings))
+        folds = len({training.fold for training in trainings})
         of_variants = f"{variants} variants x " if variants > 1 else ""
         yield (
-            f"{of_variants}{_count(len(folds), 'fold')} held out ({', '.join(map(str, folds))}): "
-            f"{len(trainings)} trainings, "
+            f"{of_variants}{_count(folds, 'fold')} held out: {len(trainings)} trainings, "
             f"{sum(training.steps for training in trainings)} steps"
         )
 
@@ -97,12 +96,12 @@ def _stores(forecast: Forecast) -> Iterator[str]:
     yield {
         "none": "read: scan by scan from the dataset; no copies on the nodes' disks",
         "too small": f"read: scan by scan; data.cache_gb ({limit}) is less than is read at a time",
-        "part": f"read: shards, to each node's disk, which keeps {limit} (data.cache_gb) of {dataset}",
-        "all": f"read: shards, to each node's disk, which keeps all {dataset} (data.cache_gb: {limit})",
+        "part": f"read: shards to the node's disk, which keeps {limit} of {dataset}",
+        "all": f"read: shards to the node's disk, which keeps all {dataset}",
     }[forecast.cache]
     yield (
-        f"kept: decoded, in /dev/shm; in the end {decimal(forecast.resident_in_the_end)} a node "
-        f"(data.resident_gb: {decimal(forecast.resident_limit)})"
+        f"kept: decoded in /dev/shm, in the end {decimal(forecast.resident_in_the_end)} "
+        f"of {decimal(forecast.resident_limit)} (data.resident_gb)"
     )
     yield "memory: of a node that trains on its CPU, with what it keeps in /dev/shm"
 

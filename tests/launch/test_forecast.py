@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from data_pipeline import Dataset, Fault, NodeCache, Scan, WrongCall, open_datas
 from launch.forecast import Forecast, forecast, forecast_of
 from launch.forecast_table import show_forecast
 from launch.job import Job
-from launch.reading import cache_of, node_readings
+from launch.reading import Cache, cache_of, node_readings
 from trainer.config import Config, load_config
 
 NODES, PROCESSES = 2, 2
@@ -148,12 +149,14 @@ def test_a_node_s_memory_is_that_of_its_processes_and_what_they_share(of_crossva
 
 
 def test_it_is_shown_on_eighty_columns(of_crossval: Forecast, capsys: pytest.CaptureFixture[str]) -> None:
-    show_forecast(of_crossval)
-    shown = capsys.readouterr().out
-    lines = shown.splitlines()
-    assert max(len(line) for line in lines if not line.startswith("dataset: ")) <= 80  # a path is shown whole
+    large = {"cache_bytes": 555 * 10**9, "dataset_bytes": 999 * 10**9, "resident_in_the_end": 868_400}
+    for keeps in get_args(Cache):
+        show_forecast(replace(of_crossval, cache=keeps, **large))
+        shown = capsys.readouterr().out
+        lines = shown.splitlines()
+        assert max(len(line) for line in lines if not line.startswith("dataset: ")) <= 80  # a path is shown whole
     assert "2 x 2 processes = 4, each with 2 scans of a global batch of 8" in shown
-    assert "3 folds held out (1, 2, 3): 3 trainings" in shown
+    assert "3 folds held out: 3 trainings" in shown
     for part in ("weights", "Adam's moments", "activations", "libraries, measured here", "together"):
         assert part in shown
 
