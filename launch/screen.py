@@ -73,7 +73,7 @@ class Screen:
     def step_of(self, rank: int | None) -> str:
         """The last step that a rank has done, in words; nothing where it did none."""
         state = None if rank is None else self.states.get(rank)
-        return f" after step {state.step}" if state and state.step is not None else ""
+        return f" after step {state.step}" if state and state.step else ""
 
     def show_again(self, lines: Sequence[str], headline: str) -> None:
         """Lines that may have scrolled by, indented; nothing where there are none."""
