@@ -257,7 +257,10 @@ class _Attempt:
         if not 0 <= heard.node < len(self._members):
             return
         member, message = self._members[heard.node], heard.message
-        member.called = True
+        if not member.called:
+            member.called = True
+            for number in self._received[: self._passed_on]:  # what it was not there to hear
+                self._board.tell({"stop": int(number)}, [heard.node])
         if message is None:
             member.gone = member.ending is None
         elif "lines" in message:

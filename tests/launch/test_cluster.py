@@ -216,6 +216,22 @@ def test_a_job_asked_to_stop_stops_on_every_node(here: Callable[[str], Here], tm
     assert run(cluster_here)[0] == 75
 
 
+def test_a_job_asked_to_stop_before_its_nodes_have_called_does_not_go_on(
+    here: Callable[[str], Here], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster_here = here("time.sleep(300)")
+    begun = cluster_here.start
+
+    def start(*arguments: object) -> subprocess.Popen[bytes]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return begun(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cluster_here, "start", start)
+    with pytest.raises(Fault, match="was killed by SIGTERM"):
+        run(cluster_here, restarts=5)
+    assert cluster_here.started == 1
+
+
 def test_hosts_that_are_not_there_are_a_failure_before_anything_starts(here: Callable[[str], Here]) -> None:
     cluster_here = here("")
     cluster_here.usable.pop()
