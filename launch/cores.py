@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipeline import WrongCall
+
 _V2 = Path("/sys/fs/cgroup/cpu.max")
 _V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
 
@@ -30,6 +32,14 @@ def usable_cores() -> Cores:
     if quota is None or quota >= len(numbers):
         return Cores(len(numbers), numbers)
     return Cores(max(1, int(quota)), ())
+
+
+def cores_for(processes: int) -> Cores:
+    """The cores that so many processes share here. Raises WrongCall where there is not one for each."""
+    cores = usable_cores()
+    if processes > cores.count:
+        raise WrongCall(f"{processes} processes are more than the {cores.count} cores that may be used here")
+    return cores
 
 
 def _quota() -> float | None:

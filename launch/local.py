@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TextIO
 
 from data_pipeline import Fault, WrongCall
+from launch.cores import cores_for
 from launch.job import STOPPED, Job, sonotrain
 from launch.node import FROZEN, GRACE, STOPPING, Place, Share, free_port, run_share
 from launch.preview import Preview
@@ -88,3 +89,4 @@ def check(job: Job) -> None:
     """Raise WrongCall for what one machine cannot."""
     if job.nodes > 1 or job.elastic:
         raise WrongCall("this machine is one node: leave out --nodes and --elastic, or launch by ssh or slurm")
+    cores_for(job.processes)

@@ -16,7 +16,7 @@ from typing import Protocol
 import psutil
 
 from data_pipeline import WrongCall
-from launch.cores import Cores, usable_cores
+from launch.cores import Cores, cores_for
 from launch.job import STOPPED
 from launch.rank import Rank
 from launch.signals import STOPS
@@ -111,9 +111,7 @@ def run_share(
     SIGHUP; after the former ranks have `stopping` seconds to end, after the latter `grace`. What is left of them is
     killed. Raises WrongCall for more processes than cores, and for logs that cannot be written.
     """
-    cores = usable_cores()
-    if share.processes > cores.count:
-        raise WrongCall(f"{share.processes} processes are more than the {cores.count} cores that may be used here")
+    cores = cores_for(share.processes)
     try:
         share.logs.mkdir(parents=True, exist_ok=True)
     except OSError as refused:
