@@ -6,8 +6,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline import WrongCall
-
 _V2 = Path("/sys/fs/cgroup/cpu.max")
 _V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
 
@@ -36,6 +34,8 @@ def usable_cores() -> Cores:
 
 def cores_for(processes: int) -> Cores:
     """The cores that so many processes share here. Raises WrongCall where there is not one for each."""
+    from data_pipeline import WrongCall
+
     cores = usable_cores()
     if processes > cores.count:
         raise WrongCall(f"{processes} processes are more than the {cores.count} cores that may be used here")

@@ -18,9 +18,6 @@ LAUNCHABLE = ("train", "crossval")
 STOPPED = os.EX_TEMPFAIL
 """The exit status of a process, and of a job, that has stopped when it was asked to: started again, it goes on."""
 
-RESTARTS = 3
-"""How often a job is started again, if not told."""
-
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -38,7 +35,7 @@ class Job:
     """Variables set in each process over what it has there by itself. May hold credentials."""
     workdir: Path = field(default_factory=Path.cwd)
     """The working directory on each machine."""
-    restarts: int = RESTARTS
+    restarts: int = 0
     """How often it is started again after a failure, at least 0."""
     time_limit: timedelta | None = None
     """After so long it is asked to stop with a checkpoint."""

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from launch.job import RESTARTS, Job, duration, node_range, variables
 from launch.options import writable
+
+if TYPE_CHECKING:
+    from launch.job import Job
+
+RESTARTS = 3
+"""How often a job is started again, if not told."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ def _order(
     json: Annotated[str | None, typer.Option(metavar="FILE", help="With --dry-run, write it here too.")] = None,
 ) -> Order:
     """The options that all ways to launch have."""
+    from launch.job import Job, duration, node_range, variables
+
     sizes = node_range(elastic)
     job = Job(
         verb=tuple(context.obj),
