@@ -10,7 +10,7 @@ from launch.job import Job
 from launch.kubernetes.options import Options
 from trainer import Config
 
-WORKDIR = Path("/work")
+WORKDIR = Path("/workspace")
 """The working directory of a pod, if not told: here a claim is mounted, or a disk of the pod's own."""
 
 _TAKEN = tuple(

@@ -248,15 +248,15 @@ def test_data_that_a_pod_cannot_reach_are_refused() -> None:
     refused_job(GOOD, (mirror,), "data.uri is not set")
     refused_job(GOOD, ("data.uri=datasets/bus", mirror), "data.uri=datasets/bus", "--claim")
     refused_job(GOOD, ("data.uri=[s3://scans/a,/data/b]", mirror), "data.uri=/data/b", "--claim")
-    refused_job(replace(GOOD, claim="runs"), ("data.uri=/data/bus",), "data.uri=/data/bus lies outside /work")
-    refused_job(replace(GOOD, claim="runs"), ("data.uri=../bus",), "data.uri=../bus lies outside /work")
+    refused_job(replace(GOOD, claim="runs"), ("data.uri=/data/bus",), "data.uri=/data/bus lies outside /workspace")
+    refused_job(replace(GOOD, claim="runs"), ("data.uri=../bus",), "data.uri=../bus lies outside /workspace")
 
 
 def test_what_would_be_lost_with_a_pod_is_refused() -> None:
     data, mirror = ON_S3
     refused_job(GOOD, (data,), "output=runs/latest", "--claim", "checkpoints.mirror=s3://")
     refused_job(GOOD, (data, "checkpoints.mirror=mirror"), "output=runs/latest", "--claim")
-    refused_job(GOOD, (data, mirror, "output=/elsewhere"), "output=/elsewhere lies outside /work")
+    refused_job(GOOD, (data, mirror, "output=/elsewhere"), "output=/elsewhere lies outside /workspace")
     refused_job(replace(GOOD, claim="runs"), (data, "checkpoints.mirror=/elsewhere"), "checkpoints.mirror=/elsewhere")
     refused_job(replace(GOOD, tracking_uri=""), ON_S3, "MLflow", "--tracking-uri")
     manifest(
@@ -269,7 +269,9 @@ def test_what_would_be_lost_with_a_pod_is_refused() -> None:
     manifest(Job(("train", "paper", *shares), nodes=2), replace(GOOD, claim="runs"), load_config("paper", shares))
 
 
-@pytest.mark.parametrize("workdir", ["/", "/tmp/runs", "/home/me", "/usr", "/etc/sonotrain", "runs", "/work/../opt"])
+@pytest.mark.parametrize(
+    "workdir", ["/", "/tmp/runs", "/home/me", "/usr", "/etc/sonotrain", "runs", "/workspace/../opt"]
+)
 def test_a_working_directory_that_cannot_be_mounted_is_refused(workdir: str) -> None:
     refused_job(GOOD, ON_S3, f"--workdir {workdir}", workdir=Path(workdir))
 

@@ -24,7 +24,7 @@ from trainer import Config, load_config
 
 IMAGE = "registry.example:5000/team/sonotrain:0.1.0"
 ON_S3 = ("data.uri=s3://scans/bus-bra", "checkpoints.mirror=s3://runs/paper")
-ON_CLAIM = ("data.uri=datasets/bus-bra", "output=/work/runs/paper")
+ON_CLAIM = ("data.uri=datasets/bus-bra", "output=/workspace/runs/paper")
 ALONE = Options(IMAGE, tracking_uri="https://mlflow.example")
 EVERYTHING = Options(
     IMAGE,
@@ -186,9 +186,9 @@ def test_all_that_is_written_to_has_a_volume(kind: str, tmp_path: Path) -> None:
     pod = whole_pod(documents)["spec"]
     (container,) = pod["containers"]
     mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-    assert set(mounted) == {"/work", HOME, "/tmp", "/dev/shm", "/etc/sonotrain"}
+    assert set(mounted) == {"/workspace", HOME, "/tmp", "/dev/shm", "/etc/sonotrain"}
     assert set(mounted.values()) == {volume["name"] for volume in pod["volumes"]}
-    assert container["workingDir"] == "/work"
+    assert container["workingDir"] == "/workspace"
     assert {"name": "HOME", "value": HOME} in container["env"]
     assert documents[0]["data"] == {"config.yaml": "seed: 1\n"}
     told = documents[-1]["spec"].get("entrypoint", "").split() or container["args"]

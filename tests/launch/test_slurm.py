@@ -87,14 +87,14 @@ def test_every_argument_reaches_the_supervisor_as_it_was_written(arguments: list
 @given(st.text(st.characters(exclude_characters="\0/\\", categories=["L", "N", "P", "S", "Zs"]), min_size=1))
 def test_no_name_of_a_folder_adds_to_the_script(name: str) -> None:
     try:
-        script = batch_script(Job(TRAIN, workdir=Path("/work") / name), Path("run"), gpus=False)
+        script = batch_script(Job(TRAIN, workdir=Path("/workspace") / name), Path("run"), gpus=False)
     except WrongCall:
         assert not name.isprintable()
         return
-    plain = batch_script(Job(TRAIN, workdir=Path("/work")), Path("run"), gpus=False)
+    plain = batch_script(Job(TRAIN, workdir=Path("/workspace")), Path("run"), gpus=False)
     assert directives(script).keys() == directives(plain).keys()
     chdir = directives(script)["chdir"]
-    assert (chdir[1:-1].replace('\\"', '"') if chdir.startswith('"') else chdir) == str(Path("/work") / name)
+    assert (chdir[1:-1].replace('\\"', '"') if chdir.startswith('"') else chdir) == str(Path("/workspace") / name)
     assert executed(script) == executed(plain)
 
 
@@ -105,8 +105,8 @@ def test_a_folder_that_slurm_cannot_write_to_is_refused(name: str) -> None:
 
 
 def test_a_per_cent_sign_in_a_folder_is_no_pattern_of_slurm() -> None:
-    script = batch_script(Job(TRAIN, workdir=Path("/work")), Path("50%j"), gpus=False)
-    assert directives(script)["output"] == "/work/50%%j/logs/slurm-%j.out"
+    script = batch_script(Job(TRAIN, workdir=Path("/workspace")), Path("50%j"), gpus=False)
+    assert directives(script)["output"] == "/workspace/50%%j/logs/slurm-%j.out"
 
 
 @pytest.fixture
