@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -47,6 +47,9 @@ class Branch(BaseModel):
         if wanted is not bool and any(isinstance(item, bool) for item in items):
             raise PydanticCustomError("truth", "input should not be a truth value")
         return value
+
+
+B = TypeVar("B", bound=Branch)
 
 
 class Data(Branch):
@@ -303,15 +306,20 @@ def changed(tree: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
 
 def config_of(tree: dict[str, Any], source: str) -> Config:
     """A tree as a configuration. Raises WrongCall, beginning with the source, for the first thing wrong with it."""
+    return branch_of(Config, tree, source)
+
+
+def branch_of(kind: type[B], tree: dict[str, Any], source: str, name: str = "") -> B:
+    """A tree as a branch of this kind, whose keys begin with its dotted name if it has one. Raises likewise."""
     try:
-        return Config.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as invalid:
-        raise WrongCall(_first_problem(invalid, source)) from invalid
+        raise WrongCall(_first_problem(invalid, source, kind, name and f"{name}.")) from invalid
 
 
-def keys() -> list[str]:
-    """Every dotted key of the configuration."""
-    return [key for key, _ in leaves(Config().model_dump(mode="json"))]
+def keys(kind: type[Branch] = Config) -> list[str]:
+    """Every dotted key of the configuration, or of a branch."""
+    return [key for key, _ in leaves(kind().model_dump(mode="json"))]
 
 
 def set_key(tree: dict[str, Any], key: str, value: object) -> None:
@@ -326,20 +334,20 @@ def set_key(tree: dict[str, Any], key: str, value: object) -> None:
     tree[leaf] = value
 
 
-def _first_problem(invalid: ValidationError, source: str) -> str:
+def _first_problem(invalid: ValidationError, source: str, kind: type[Branch], prefix: str) -> str:
     problem = invalid.errors()[0]
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
     if problem["type"] in ("extra_forbidden", "invalid_key"):
         whole = next(leaves({key: problem["input"]}), (key, None))[0]  # of an unknown branch, a key below it
-        return f"{source}: {_unknown(whole)}"
-    named = ".".join(_field_path(path))
-    return f"{source}: {named}={problem['input']!r}: {_lower_first(problem['msg'])}{_purpose(named)}"
+        return f"{source}: {_unknown(prefix + whole, kind, prefix)}"
+    named = ".".join(_field_path(path, kind))
+    return f"{source}: {prefix}{named}={problem['input']!r}: {_lower_first(problem['msg'])}{_purpose(named, kind)}"
 
 
-def _field_path(path: Sequence[str]) -> Iterator[str]:
+def _field_path(path: Sequence[str], kind: type[Branch]) -> Iterator[str]:
     """The names of fields that a path begins with; behind them come places in a list and kinds of value."""
-    branch: Any = Config
+    branch: Any = kind
     for name in path:
         if not (isinstance(branch, type) and issubclass(branch, Branch) and name in branch.model_fields):
             return
@@ -347,14 +355,14 @@ def _field_path(path: Sequence[str]) -> Iterator[str]:
         branch = branch.model_fields[name].annotation
 
 
-def _unknown(key: str) -> str:
-    nearest = difflib.get_close_matches(key, keys(), n=1, cutoff=0.0)
+def _unknown(key: str, kind: type[Branch] = Config, prefix: str = "") -> str:
+    nearest = difflib.get_close_matches(key, [prefix + known for known in keys(kind)], n=1, cutoff=0.0)
     return f"there is no key {key}; the nearest is {nearest[0]}"
 
 
-def _purpose(key: str) -> str:
+def _purpose(key: str, kind: type[Branch]) -> str:
     """What the field is for, from its own description."""
-    branch: Any = Config
+    branch: Any = kind
     for name in key.split("."):
         field = branch.model_fields.get(name)
         if field is None:

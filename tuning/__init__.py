@@ -1,1 +1,1 @@
-"""The room between launching and training, where configurations are searched. Nothing is searched yet."""
+"""Configurations searched: trials on a cluster, what they came to, and which is the best."""

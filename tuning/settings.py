@@ -1,0 +1,88 @@
+"""What a search is told: the branch `tune` that a configuration has for `sonotrain tune`, beside that of its training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from data_pipeline import WrongCall
+from trainer.config import Branch, Config, Positive, branch_of, changed, config_of
+from trainer.sources import read_tree
+from tuning.space import Space, space_of
+
+
+class Tune(Branch):
+    """A search over configurations: what is tried, how it is judged, and on how much of a cluster."""
+
+    space: dict[str, Any] = {}
+    """Keys that vary, each with {low, high}, also {log: true} and {zero: true}, or a list of choices; objective.alpha.2
+    is the weight of stage 2. If none is named: alpha.2 to .4, beta.1 to .4, both rates, the discriminators' settings."""
+    trials: Positive = 32
+    """Configurations that are tried; the first has the paper's weights."""
+    searcher: Literal["tpe", "random"] = "tpe"
+    """What proposes them: Optuna's tree-structured Parzen estimator, which learns from those before, or chance."""
+    scheduler: Literal["asha", "none", "population"] = "asha"
+    """What ends trials early: successive halving on epochs, nothing, or population-based training, in which the worst
+    trials go on from the best ones' weights."""
+    first_rung: Positive = 1
+    """Epochs after which asha judges a trial for the first time."""
+    reduction: Annotated[int, Field(ge=2)] = 3
+    """Of so many trials asha lets one go on at a rung; the next rung is so many times as high."""
+    exchange_epochs: Positive = 1
+    """Epochs between two exchanges of a population."""
+    folds: tuple[Positive, ...] = ()
+    """Folds held out in turn by each trial, whose mean DSC is its measure; none named means the first."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Seeds with which each of them is trained; none named means the configuration's own."""
+    trainings_by_rung: tuple[Positive, ...] = ()
+    """How many of a trial's trainings (folds with the first seed, then with the next) are taken to the first rung, to
+    the second and so on; all of them beyond. None named means all from the start."""
+    unseen: tuple[Positive, ...] | None = None
+    """Folds that no trial learns from or is judged by, for the comparison of the best with the paper's weights at the
+    end; not set, the last of the dataset; an empty list for no comparison."""
+    nodes: Positive = 1
+    """Machines of a trial."""
+    processes: Positive = 1
+    """Processes of a trial on each of its machines."""
+    cpus: Positive = 1
+    """Cores of a process."""
+    gpus: Annotated[int, Field(ge=0)] | None = None
+    """GPUs of a process, 0 or 1; not set, 1 where the cluster has GPUs."""
+    concurrent: Annotated[int, Field(ge=0)] = 0
+    """Trials at the same time at most; 0 for as many as there is room for."""
+    retries: Annotated[int, Field(ge=0)] = 2
+    """How often a trial that failed is tried again, from its last checkpoint."""
+    keep: Positive = 3
+    """Of so many of the best trials the weights are kept; of all others only what was measured."""
+    storage: str = ""
+    """A path or s3://bucket/prefix for what trials must not lose with their machine, and the study's journal; not set,
+    they are in the output folder, which all machines of a cluster then have to share."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A search as it was asked for: the configuration that varies, and how."""
+
+    source: str
+    """The preset or file that it came from."""
+    config: Config
+    tune: Tune
+    space: Space
+
+
+def load_tuning(source: str, changes: Sequence[str] = ()) -> Tuning:
+    """The search of a preset's name or a YAML file, with `key=value` changes, those of `tune.` among them, in order.
+
+    Raises WrongCall, in one line, for what `load_config` refuses, an unknown key, and a range that is empty or reversed.
+    """
+    tree = read_tree(source)
+    if "variants" in tree:
+        raise WrongCall(f"{source} is a study of several variants; carry it out with sonotrain crossval {source}")
+    changed(tree, changes)
+    asked = tree.pop("tune", None) or {}
+    config = config_of(tree, source)
+    tune = branch_of(Tune, asked, source, "tune")
+    return Tuning(source, config, tune, space_of(tune.space, config))
