@@ -90,6 +90,11 @@ def bound(program: Sequence[str], cores: Sequence[int] = ()) -> tuple[str, ...]:
     return (sys.executable, "-I", "-S", str(begin), str(os.getpid()), ",".join(map(str, cores)), *program)
 
 
+def dying(arguments: Sequence[str]) -> tuple[str, ...]:
+    """The program that carries out a verb with its arguments, and dies with the process that starts it."""
+    return bound(sonotrain(*arguments))
+
+
 def variables(given: Sequence[str]) -> dict[str, str]:
     """What --env NAME (as it is here) and --env NAME=VALUE set. Raises WrongCall, without ever showing a value."""
     read = {}

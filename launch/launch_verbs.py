@@ -32,6 +32,14 @@ def local(
     logs: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where each rank's output is kept; if not given, OUTPUT/logs.")
     ] = None,
+    cores: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Cores of each process that no other launch with --cores has; 0 for a share of all.",
+        ),
+    ] = 0,
 ) -> None:
     """Run a training verb in processes of this machine."""
     from data_pipeline import WrongCall
@@ -43,7 +51,7 @@ def local(
     enter(order.job.workdir)
     folder = logs or logs_of(order)
     if not shown(order, here.plan(order.job)):
-        watched(order.job, folder, lambda: here.run(order.job, folder))
+        watched(order.job, folder, lambda: here.run(order.job, folder, cores))
 
 
 @launch.command(cls=LaunchCommand)

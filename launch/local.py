@@ -5,13 +5,15 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import TextIO
 
 from data_pipeline import Fault, WrongCall
-from launch.cores import cores_for
+from launch.claim import claimed_cores
+from launch.cores import Cores, cores_for
 from launch.job import STOPPED, Job, sonotrain
 from launch.node import FROZEN, GRACE, STOPPING, Place, Share, free_port, run_share
 from launch.preview import Preview
@@ -22,15 +24,24 @@ from launch.supervise import FIRST_PAUSE, Outcome, supervise
 _LOOPBACK = "127.0.0.1"
 
 
-def run(job: Job, logs: Path) -> int:
+def run(job: Job, logs: Path, own_cores: int = 0) -> int:
     """Carry the job out here, its ranks' output in `logs`/rank-K.log and on the terminal; gives 0, 2 or 75.
 
-    Raises what `run_local` does, and WrongCall for what one machine cannot.
+    Each process has `own_cores` cores that no other launch which asks for some has; 0 for a share of all. Raises what
+    `run_local` and `claimed_cores` do, and WrongCall for what one machine cannot.
     """
     check(job)
-    return run_local(
-        sonotrain(*job.verb), job.processes, logs, job.environment, restarts=job.restarts, time_limit=job.time_limit
-    )
+    claimed = claimed_cores(own_cores * job.processes) if own_cores else nullcontext()
+    with claimed as cores:
+        return run_local(
+            sonotrain(*job.verb),
+            job.processes,
+            logs,
+            job.environment,
+            restarts=job.restarts,
+            time_limit=job.time_limit,
+            cores=cores,
+        )
 
 
 def plan(job: Job) -> Preview:
@@ -48,6 +59,7 @@ def run_local(
     *,
     restarts: int = 0,
     time_limit: timedelta | None = None,
+    cores: Cores | None = None,
     grace: float = GRACE,
     stopping: float = STOPPING,
     frozen: float = FROZEN,
@@ -67,7 +79,7 @@ def run_local(
         def attempt(_before: int) -> Outcome:
             screen.states.clear()
             place = Place(0, 1, _LOOPBACK, free_port())
-            share = Share(program, processes, place, environment, logs)
+            share = Share(program, processes, place, environment, logs, cores)
             ending = run_share(share, screen, received, grace, stopping, frozen)
             if received and ending.status != STOPPED:
                 raise Fault(f"stopped by {signal.Signals(received[0]).name}; the logs are in {logs}")

@@ -93,6 +93,8 @@ class Share:
     """Variables set over what this process has."""
     logs: Path
     """The folder in which each rank's output is kept, as rank-K.log."""
+    cores: Cores | None = None
+    """The cores that its ranks share; None for all that may be used here."""
     stop_by: signal.Signals | None = None
     """The signal that asks ranks to stop, whichever came to this process; None for the same."""
 
@@ -111,7 +113,7 @@ def run_share(
     SIGHUP; after the former ranks have `stopping` seconds to end, after the latter `grace`. What is left of them is
     killed. Raises WrongCall for more processes than cores, and for logs that cannot be written.
     """
-    cores = cores_for(share.processes)
+    cores = share.cores or cores_for(share.processes)
     try:
         share.logs.mkdir(parents=True, exist_ok=True)
     except OSError as refused:

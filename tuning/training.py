@@ -1,0 +1,100 @@
+"""One of a trial's trainings: started the way a person does, by the command, and followed by what it writes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trainer.atomic import replacing
+from trainer.run_folder import RunFolder
+
+Start = Callable[[Sequence[str]], Sequence[str]]
+"""Makes of the arguments of sonotrain the command line that carries them out here and dies with this process."""
+
+STOPPED = 75
+"""The status of a training that has stopped when it was asked to, with a checkpoint to go on from."""
+
+GRACE = 60.0
+"""Seconds that a training has to stop: a step, and its checkpoint."""
+
+_KILLED = 20.0
+
+
+@dataclass(frozen=True)
+class Order:
+    """A training as it is to be carried out: its configuration, whose output is its folder, and its size."""
+
+    name: str
+    config: Mapping[str, Any]
+    epochs: int
+    steps_per_epoch: int
+
+    @property
+    def folder(self) -> RunFolder:
+        """Its folder."""
+        return RunFolder(Path(self.config["output"]))
+
+
+def measured(order: Order) -> dict[int, float]:
+    """The DSC after each epoch that a training has told of so far, the last one's only when it has finished."""
+    folder = order.folder
+    told: dict[int, float] = {}
+    with suppress(OSError):
+        for line in folder.curves.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):  # the last line may be half written
+                point = json.loads(line)
+                epoch, rest = divmod(point["step"], order.steps_per_epoch)
+                if "validation/dsc" in point and not rest and epoch < order.epochs:
+                    told[epoch] = point["validation/dsc"]
+    if folder.result.exists():
+        told[order.epochs] = folder.read_result().validation["dsc"]["mean"] or 0.0
+    return told
+
+
+class Running:
+    """A training under way, in a process group of its own."""
+
+    def __init__(self, start: Start, order: Order, processes: int, cpus: int) -> None:
+        """Start it, or let it go on from its last checkpoint. Raises OSError where its folder cannot be written to."""
+        output = Path(order.config["output"])
+        output.mkdir(parents=True, exist_ok=True)
+        asked, self._log = output / "asked.yaml", output / "trial.log"
+        with replacing(asked) as partial:
+            partial.write_text(yaml.safe_dump(dict(order.config), sort_keys=False), encoding="utf-8")
+        size = ("--procs", str(processes), "--cores", str(cpus))
+        program = start(("launch", "local", *size, "--restarts", "0", "--", "train", str(asked)))
+        self._begun_at = self._log.stat().st_size if self._log.exists() else 0
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                program, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def status(self) -> int | None:
+        """Its exit status, None while it runs."""
+        return self._process.poll()
+
+    def stop(self, grace: float = GRACE) -> None:
+        """Have it write a checkpoint and end; after grace seconds it is killed."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(grace)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # and its ranks die with it
+            self._process.wait(_KILLED)
+
+    def why(self) -> str:
+        """In one line, what it ended of: the first error that it told of, as the cause of those that followed."""
+        with self._log.open("rb") as log:
+            log.seek(self._begun_at)
+            lines = log.read().decode(errors="replace").splitlines()
+        told = [line.partition("error: ")[2] for line in lines if "error: " in line]
+        return told[0] if told else (lines[-1] if lines else f"ended with status {self.status()}, without a word")
