@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -116,9 +117,21 @@ class StudyRecord:
             trial.donors.append((event["donor"], event["epoch"]))
 
     def best(self) -> list[TrialRecord]:
-        """Trials that were not stopped early nor failed, the best measure first; those that went furthest come first."""
-        done = [trial for trial in self.trials.values() if trial.dsc is not None and trial.how != "failed"]
-        return sorted(done, key=lambda trial: (-trial.epoch, -(trial.dsc or 0.0), trial.number))
+        """Trials with a measure, the best first, but those that failed.
+
+        First come those that are finished, by their measure; then, since a measure after fewer epochs says less, all
+        others: those that went further first, those that went equally far by their measure.
+        """
+        measured = [trial for trial in self.trials.values() if trial.how != "failed" and _measured(trial)]
+        return sorted(
+            measured,
+            key=lambda trial: (
+                trial.how != "finished",
+                0 if trial.how == "finished" else -trial.epoch,
+                -(trial.dsc or 0.0),
+                trial.number,
+            ),
+        )
 
 
 class Journal:
@@ -166,6 +179,10 @@ def read_journal(folder: Path) -> StudyRecord:
     if not (folder / NAME).is_file():
         raise Fault(f"{folder}: holds no study, which has a {NAME}")
     return _read(folder / NAME)[0]
+
+
+def _measured(trial: TrialRecord) -> bool:
+    return trial.dsc is not None and not math.isnan(trial.dsc)
 
 
 def _read(path: Path) -> tuple[StudyRecord, int]:

@@ -1,4 +1,4 @@
-"""What a search is told: the branch `tune` that a configuration has for `sonotrain tune`, beside that of its training."""
+"""What a search is told: the branch `tune` that a configuration has for `sonotrain tune`, beside its training's."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tuning.space import Space, space_of
 class Tune(Branch):
     """A search over configurations: what is tried, how it is judged, and on how much of a cluster."""
 
-    space: dict[str, Any] = {}
+    space: dict[str, Any] = Field(default={})
     """Keys that vary, each with {low, high}, also {log: true} and {zero: true}, or a list of choices; objective.alpha.2
-    is the weight of stage 2. If none is named: alpha.2 to .4, beta.1 to .4, both rates, the discriminators' settings."""
+    is the weight of stage 2. None named means alpha.2 to .4, beta.1 to .4, both rates, the discriminators' settings."""
     trials: Positive = 32
     """Configurations that are tried; the first has the paper's weights."""
     searcher: Literal["tpe", "random"] = "tpe"
@@ -73,10 +73,38 @@ class Tuning:
     space: Space
 
 
+@dataclass(frozen=True)
+class Training:
+    """One of those that a trial consists of: a fold held out, and a seed. Its folder has its name."""
+
+    name: str
+    fold: int
+    seed: int
+
+
+def trainings(tune: Tune, config: Config) -> list[Training]:
+    """Those of a trial, in their order: all folds with the first seed, then all with the next."""
+    seeds = tune.seeds or (config.seed,)
+    return [
+        Training(f"fold-{fold}-seed-{seed}" if len(seeds) > 1 else f"fold-{fold}", fold, seed)
+        for seed in seeds
+        for fold in tune.folds or (1,)
+    ]
+
+
+def milestones(tune: Tune, epochs: int) -> list[int]:
+    """The rungs: epochs after which asha judges a trial, and the last epoch, after which there is nothing to judge."""
+    rungs, epoch = [], tune.first_rung
+    while epoch < epochs:
+        rungs.append(epoch)
+        epoch *= tune.reduction
+    return [*rungs, epochs]
+
+
 def load_tuning(source: str, changes: Sequence[str] = ()) -> Tuning:
     """The search of a preset's name or a YAML file, with `key=value` changes, those of `tune.` among them, in order.
 
-    Raises WrongCall, in one line, for what `load_config` refuses, an unknown key, and a range that is empty or reversed.
+    Raises WrongCall, in one line, for what `load_config` refuses, an unknown key, and a range that is none.
     """
     tree = read_tree(source)
     if "variants" in tree:

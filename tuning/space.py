@@ -38,10 +38,7 @@ class Range:
             if place < ZERO_SHARE:
                 return 0
             place = (place - ZERO_SHARE) / (1 - ZERO_SHARE)
-        if self.log:
-            number = self.low * (self.high / self.low) ** place
-        else:
-            number = self.low + (self.high - self.low) * place
+        number = self.low * (self.high / self.low) ** place if self.log else self.low + (self.high - self.low) * place
         number = min(max(number, self.low), self.high)
         return round(number) if self.whole else float(f"{number:.4g}")
 
@@ -55,6 +52,10 @@ class Range:
         else:
             place = (inside - self.low) / (self.high - self.low)
         return ZERO_SHARE + (1 - ZERO_SHARE) * place if self.zero else place
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is among them."""
+        return self.low <= value <= self.high or (self.zero and value == 0)
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,10 @@ class Choices:
         """The place of a value; that of the first for one that is not among them."""
         return self.values.index(value) if value in self.values else 0
 
+    def holds(self, value: Any) -> bool:
+        """Whether a value is one of them."""
+        return value in self.values
+
 
 @dataclass(frozen=True)
 class Space:
@@ -85,6 +90,10 @@ class Space:
     def point(self, values: Mapping[str, Any]) -> dict[str, float | int]:
         """Where values lie."""
         return {key: dimension.place(values[key]) for key, dimension in self.dimensions.items()}
+
+    def holds(self, values: Mapping[str, Any]) -> bool:
+        """Whether values are among those that may be tried, as the paper's need not be."""
+        return all(dimension.holds(values[key]) for key, dimension in self.dimensions.items())
 
     def of(self, config: Config) -> dict[str, Any]:
         """The values that a configuration has for these keys."""
