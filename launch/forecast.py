@@ -11,11 +11,11 @@ import torch
 
 from data_pipeline import Dataset, WrongCall, plan_epoch
 from launch.job import Job
-from launch.reading import Cache, NodeReading, cache_of, kept_scans, learnt_folds, node_readings, scan_bytes
+from launch.reading import Cache, NodeReading, cache_of, kept_scans, node_readings, scan_bytes
 from launch.train_verbs import parsed_variants
 from trainer.config import Config
-from trainer.crossval import check_startable, of_fold
-from trainer.feasible import dataset_of
+from trainer.crossval import check_startable, held_out_folds, of_fold
+from trainer.feasible import dataset_of, learnt_folds
 from trainer.idle import runtime_memory
 from trainer.memory import ProcessMemory, process_memory
 from trainer.processes import World
@@ -161,7 +161,7 @@ def forecast(verb: str, variants: Mapping[str, Config], dataset: Dataset, sizes:
             for nodes in sizes
         )
     # Trainings that hold out each fold in turn share the memory of a node.
-    seen = learnt_folds(first, dataset) if verb == "train" else dataset.folds()
+    seen = learnt_folds(first, dataset) if verb == "train" else set(dataset.folds()) - set(first.data.unseen)
     return Forecast(
         verb=verb,
         dataset=dataset.uri,
@@ -190,7 +190,7 @@ def _trainings(verb: str, variants: Mapping[str, Config], dataset: Dataset) -> I
     if verb == "train":
         yield "", shared
         return
-    for fold in shared.folds or dataset.folds():
+    for fold in held_out_folds(shared, dataset):
         for name, config in variants.items():
             yield name, of_fold(of_variant(config, name) if name else config, fold)
 

@@ -12,7 +12,7 @@ from data_pipeline import Dataset, plan_epoch, rank_places
 from data_pipeline.resident import slot_count, slots_of
 from data_pipeline.stream import read_at_a_time
 from trainer.config import Config
-from trainer.feasible import GIGABYTE
+from trainer.feasible import GIGABYTE, learnt_folds
 
 Cache = Literal["none", "too small", "part", "all"]
 """Of shards on a node's disk: there are none kept there; its bound is below what is read at a time, so none are kept
@@ -76,11 +76,6 @@ def node_readings(config: Config, dataset: Dataset, nodes: int, processes: int) 
             )
         )
     return tuple(readings)
-
-
-def learnt_folds(config: Config, dataset: Dataset) -> list[int]:
-    """The folds that are trained on."""
-    return [fold for fold in dataset.folds() if fold != config.data.fold]
 
 
 def cache_of(config: Config, dataset: Dataset, nodes: int) -> Cache:

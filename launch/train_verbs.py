@@ -166,13 +166,16 @@ def _shown(value: float | None) -> str:
 
 
 def _folds(config: Config) -> str:
-    return f"folds {', '.join(map(str, config.folds))}" if config.folds else "every fold"
+    if config.folds:
+        return f"folds {', '.join(map(str, config.folds))}"
+    return "every other fold" if config.data.unseen else "every fold"
 
 
 def _plan(config: Config, what: str = "") -> str:
     """What a training will do, in half a line."""
     training, size = config.training, "x".join(map(str, config.data.size))
+    unseen = f" (fold {', '.join(map(str, config.data.unseen))} unseen)" if config.data.unseen else ""
     return (
-        f"{what or config.network.name} at {size} on {', '.join(config.data.uris) or '(no data.uri)'}, "
+        f"{what or config.network.name} at {size} on {', '.join(config.data.uris) or '(no data.uri)'}{unseen}, "
         f"{training.epochs} epochs in batches of {training.batch}"
     )

@@ -60,7 +60,9 @@ class Data(Branch):
     weights: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """How often an epoch sees the scans of each dataset of a list: 2 twice, 0.5 every other epoch; if empty, once."""
     fold: Positive = 1
-    """The fold held out for validation, counted from 1; all others are trained on."""
+    """The fold held out for validation, counted from 1; all others but those of unseen are trained on."""
+    unseen: tuple[Positive, ...] = ()
+    """Folds that are neither learnt from nor judged by: kept for a comparison that is to be honest."""
     size: Size = (512, 480)
     """Height and width in pixels to which scans are resized for the network; multiples of 16."""
     readers: Positive = 4
@@ -239,7 +241,7 @@ class Tracking(Branch):
     """Where a run is written down, beside its own folder. The server is MLflow's own MLFLOW_TRACKING_URI."""
 
     experiment: str = "sonotrain"
-    """Name of the MLflow experiment."""
+    """Name of the MLflow experiment; an empty one, and nothing is tracked or registered."""
     model: str = "breast-ultrasound-segmenter"
     """Name under which `crossval` registers a network."""
     registers: Literal["best_fold", "ensemble"] = "best_fold"
@@ -254,7 +256,7 @@ class Config(Branch):
     seed: Annotated[int, Field(ge=0)] = 0
     """Everything random follows from it."""
     folds: tuple[Positive, ...] = ()
-    """Folds that `crossval` holds out in turn; none named means all that the dataset has."""
+    """Folds that `crossval` holds out in turn; none named means all that the dataset has but data.unseen."""
     data: Data = Data()
     augmentation: Augmentation = Augmentation()
     network: Network = Network()

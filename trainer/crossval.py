@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from data_pipeline import Dataset, Fault
+from data_pipeline import Dataset, Fault, WrongCall
 from trainer.atomic import replacing
 from trainer.config import Config
 from trainer.ensemble import write_ensemble
@@ -50,13 +50,13 @@ class CrossvalSummary:
 
 
 def crossval(config: Config) -> CrossvalSummary:
-    """Train with each fold of config.folds (or of the dataset) held out, as child runs of one run in MLflow.
+    """Train with each of the held_out_folds held out in turn, as child runs of one run in MLflow.
 
     A fold that is finished in the output folder is not trained again. Raises WrongCall before anything is
     written where a fold does not exist or cannot be trained, or where another configuration's run lies.
     """
     dataset = dataset_of(config)
-    folds = config.folds or tuple(dataset.folds())
+    folds = held_out_folds(config, dataset)
     output = Path(config.output)
     with joined(config.training.timeout_minutes) as world, memory_for(config, dataset) as resident:
         each = {fold: of_fold(config, fold) for fold in folds}
@@ -71,6 +71,15 @@ def crossval(config: Config) -> CrossvalSummary:
             summary = world.tell(_summarised(output, results, config, run) if world.leads else None)
     assert summary is not None
     return summary
+
+
+def held_out_folds(config: Config, dataset: Dataset) -> tuple[int, ...]:
+    """The folds named, or all of the dataset but those kept unseen. Raises WrongCall where these are none."""
+    unseen = config.data.unseen
+    folds = config.folds or tuple(fold for fold in dataset.folds() if fold not in unseen)
+    if not folds:
+        raise WrongCall(f"data.unseen={list(unseen)}: {dataset.uri} has no other fold to hold out; name fewer")
+    return folds
 
 
 def of_fold(config: Config, fold: int) -> Config:
@@ -169,8 +178,11 @@ def _registered(
 ) -> RegisteredModel | None:
     """A model of these folds' networks in the registry, with their means, each on the fold that it never saw.
 
-    A tracker that is out of reach costs the registration alone.
+    A tracker that is out of reach costs the registration alone; without tracking there is none.
     """
+    if not config.tracking.experiment:
+        log.info("not registered: tracking.experiment is empty")
+        return None
     measured, _ = spread([result.validation for result in members.values()])
     over_folds = {f"crossval_{name}_mean": value for name, value in mean.items()}
     over_folds |= {f"crossval_{name}_sd": value for name, value in sd.items()}

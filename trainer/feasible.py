@@ -31,7 +31,7 @@ def dataset_of(config: Config) -> Dataset:
 
 def check(config: Config, dataset: Dataset, world_size: int) -> None:
     """Raise WrongCall, naming the key, for the first thing that cannot work."""
-    _check_fold(config.data.fold, dataset)
+    _check_folds(config, dataset)
     check_iteration(config, world_size)
 
 
@@ -42,12 +42,25 @@ def check_iteration(config: Config, world_size: int) -> None:
     _check_size(config)
 
 
-def _check_fold(fold: int, dataset: Dataset) -> None:
-    folds = dataset.folds()
+def learnt_folds(config: Config, dataset: Dataset) -> list[int]:
+    """The folds that are trained on: all but the one held out and those that are kept unseen."""
+    return [fold for fold in dataset.folds() if fold not in (config.data.fold, *config.data.unseen)]
+
+
+def _check_folds(config: Config, dataset: Dataset) -> None:
+    fold, unseen, folds = config.data.fold, config.data.unseen, dataset.folds()
     if fold not in folds:
         raise WrongCall(f"data.fold={fold}: {dataset.uri} has the folds {', '.join(map(str, folds))}")
     if len(folds) < 2:
         raise WrongCall(f"data.fold={fold}: {dataset.uri} has no other fold to train on; ingest it with --folds 5")
+    if not set(unseen) <= set(folds):
+        raise WrongCall(f"data.unseen={list(unseen)}: {dataset.uri} has the folds {', '.join(map(str, folds))}")
+    if fold in unseen:
+        raise WrongCall(f"data.unseen={list(unseen)} has fold {fold}, which is held out to judge by; name others")
+    if not learnt_folds(config, dataset):
+        raise WrongCall(
+            f"data.unseen={list(unseen)}: with data.fold={fold} {dataset.uri} has no fold left to train on; name fewer"
+        )
 
 
 def _check_batch(batch: int, accumulation: int, world_size: int) -> None:

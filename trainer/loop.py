@@ -17,7 +17,7 @@ from trainer.checkpoint import Checkpoints, Progress
 from trainer.config import Config
 from trainer.curves import Curves
 from trainer.engines import Engines, rate_factor, start_engines
-from trainer.feasible import GIGABYTE, check, dataset_of
+from trainer.feasible import GIGABYTE, check, dataset_of, learnt_folds
 from trainer.flops import flops_of_a_scan
 from trainer.metrics import summarise
 from trainer.overlay import sheet_of
@@ -33,7 +33,7 @@ from trainer.validation import chosen_threshold, segmenter_of, validate
 
 
 def train(config: Config) -> TrainingResult:
-    """Train one network on all folds but one, as the launcher's environment says: alone or with other ranks.
+    """Train one network on the folds to learn from, as the launcher's environment says: alone or with other ranks.
 
     Raises WrongCall for a configuration that cannot be trained, before anything is written.
     """
@@ -65,7 +65,7 @@ def train_fold(
 
     started = time.monotonic()
     engines = start_engines(config, world.size, world.device)
-    learnt_from = [fold for fold in dataset.folds() if fold != config.data.fold]
+    learnt_from = learnt_folds(config, dataset)
     seen = {
         part.index.digest: [fold for fold in part.folds() if fold in learnt_from]
         for part in dataset.parts or (dataset,)

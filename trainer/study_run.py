@@ -22,7 +22,7 @@ from data_pipeline import Dataset, WrongCall
 from trainer import networks
 from trainer.atomic import replacing
 from trainer.config import Config
-from trainer.crossval import check_startable, of_fold, parent_run
+from trainer.crossval import check_startable, held_out_folds, of_fold, parent_run
 from trainer.curves import Diverged
 from trainer.feasible import dataset_of
 from trainer.loop import memory_for, train_fold
@@ -58,7 +58,7 @@ class StudySummary:
 
 
 def run_study(study: Study) -> StudySummary:
-    """Train every variant with each fold of the study (or of the dataset) held out, fold by fold.
+    """Train every variant with each fold of the study (or of the dataset, but for data.unseen) held out, fold by fold.
 
     All variants learn the first fold before any learns the second, so that the table soon tells of all of them. A
     training that is finished in the output folder is not done again, and one that was interrupted goes on. One that
@@ -69,7 +69,7 @@ def run_study(study: Study) -> StudySummary:
     shared = study.shared
     output = Path(shared.output)
     dataset = dataset_of(shared)
-    folds = shared.folds or tuple(dataset.folds())
+    folds = held_out_folds(shared, dataset)
     with joined(shared.training.timeout_minutes) as world, memory_for(shared, dataset) as resident, ExitStack() as runs:
         variants = {name: of_variant(config, name) for name, config in study.variants.items()}
         _check_all(variants, folds, dataset, world)

@@ -46,7 +46,7 @@ class Run(Protocol):
 
     @property
     def id(self) -> str | None:
-        """MLflow's id of the run; None on other ranks than 0, and until the tracker has answered once."""
+        """MLflow's id of the run; None where nothing is written, and until the tracker has answered once."""
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Write numbers as they are at this step; the time is that of the call."""
@@ -70,13 +70,13 @@ def start_run(
     resume: str | None = None,
     rank: int = 0,
 ) -> Run:
-    """Start one run of an MLflow experiment, or on other ranks than 0 one that does nothing.
+    """Start one run of an MLflow experiment; on other ranks than 0, or without an experiment, one that does nothing.
 
     `parent` is the id of the run that this one belongs to; `resume` that of a run to go on with, which a new one
     replaces, with a warning, when the tracker does not have it any more. Where runs go is MLflow's own business:
     MLFLOW_TRACKING_URI, or else mlflow.db in the working directory. Returns after START_SECONDS at most.
     """
-    if rank != 0:
+    if rank != 0 or not experiment:
         return _SilentRun()
     belongs = {"mlflow.parentRunId": parent} if parent else {}
     return _WrittenRun(name, experiment, params, {**tags, **belongs}, resume)
@@ -120,7 +120,7 @@ def root_of(failure: BaseException) -> str:
 
 
 class _SilentRun:
-    """The run of every other rank."""
+    """The run of every other rank, and of a training that is not tracked."""
 
     id = None
 

@@ -24,7 +24,7 @@ from trainer.checkpoint import Checkpoints, Progress
 from trainer.checkpoint_files import name_of, names
 from trainer.config import Config
 from trainer.engines import Engines, start_engines
-from trainer.feasible import dataset_of
+from trainer.feasible import dataset_of, learnt_folds
 from trainer.loop import iterate, memory_for, micro_batches, seed_of_step
 from trainer.prefetch import on_device
 from trainer.processes import World
@@ -234,7 +234,7 @@ class DataLoop:
         data, world = self._config.data, self._world
         dataset = dataset_of(self._config)
         resident = self._open.enter_context(memory_for(self._config, dataset))
-        learnt_from = [fold for fold in dataset.folds() if fold != data.fold]
+        learnt_from = learnt_folds(self._config, dataset)
         for epoch in count():
             plan = plan_epoch(dataset.index, learnt_from, self._config.seed, epoch, self._config.training.batch)
             places = plan.for_rank(world.size, world.rank)

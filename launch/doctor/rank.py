@@ -23,7 +23,7 @@ from data_pipeline import Fault, plan_epoch, stream_batches
 from launch.terminal import complain
 from trainer.config import Config
 from trainer.engines import start_engines
-from trainer.feasible import check, dataset_of
+from trainer.feasible import check, dataset_of, learnt_folds
 from trainer.loop import iterate, micro_batches
 from trainer.prefetch import on_device
 from trainer.processes import World, end_process, joined
@@ -59,8 +59,7 @@ def _train(config: Config, world: World) -> Mapping[str, Any]:
     dataset = dataset_of(config)
     check(config, dataset, world.size)
     engines = start_engines(config, world.size, world.device)
-    learnt_from = [fold for fold in dataset.folds() if fold != config.data.fold]
-    plan = plan_epoch(dataset.index, learnt_from, config.seed, 0, config.training.batch)
+    plan = plan_epoch(dataset.index, learnt_folds(config, dataset), config.seed, 0, config.training.batch)
     places = plan.for_rank(world.size, world.rank)[:STEPS]
     read = stream_batches(dataset, places, config.data.size, config.data.readers, None)
     seconds = []

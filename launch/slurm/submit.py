@@ -143,13 +143,14 @@ def _require_batch(job: Job) -> None:
 
 def _folds(job: Job) -> tuple[int, ...]:
     """The folds that a cross-validation holds out. Raises WrongCall for another verb, and for a study."""
+    from trainer.crossval import held_out_folds
     from trainer.feasible import dataset_of
     from trainer.study import is_study
 
     if job.verb[0] != "crossval" or is_study(source_and_changes(job.verb)[0]):
         raise WrongCall("--array is for the folds of crossval CONFIG; it cannot divide another verb, nor a study")
     config = parsed_config(job.verb)
-    return tuple(config.folds) or tuple(dataset_of(config).folds())
+    return held_out_folds(config, dataset_of(config))
 
 
 def _per_fold(job: Job, one: int) -> PerFold:

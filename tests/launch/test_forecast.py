@@ -197,11 +197,13 @@ def test_a_dataset_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_study_has_a_training_for_each_variant_and_fold(noise: Dataset, configure: Callable[..., Config]) -> None:
-    narrow = configure("folds=[1, 3]", "network.widths=[8, 8]", "discriminators.widths=[8, 8, 8, 8]")
-    variants = {"narrow": narrow, "wide": configure("folds=[1, 3]", "training.epochs=3")}
+    narrow = configure("data.unseen=[2]", "network.widths=[8, 8]", "discriminators.widths=[8, 8, 8, 8]")
+    variants = {"narrow": narrow, "wide": configure("data.unseen=[2]", "training.epochs=3")}
     said = forecast("crossval", variants, noise, range(1, 2), 1)
     assert [(training.variant, training.fold) for training in said.trainings] == [
         ("narrow", 1), ("wide", 1), ("narrow", 3), ("wide", 3),
     ]  # fmt: skip
     assert [training.epochs for training in said.trainings] == [12, 3, 12, 3]
+    learnt = [len(noise.positions([fold])) for fold in (3, 3, 1, 1)]
+    assert [training.scans for training in said.trainings] == learnt
     assert said.hungriest == "wide"

@@ -98,6 +98,13 @@ def test_several_datasets_are_trained_on_as_often_as_their_weights_say(
     assert network["learnt_from"] == {dataset.index.digest: [2, 3] for dataset in (first, other)}
 
 
+def test_an_unseen_fold_is_not_learnt_from(training: Train, dataset: Dataset):
+    output = training("run", "training.epochs=1", "data.unseen=[3]", 'tracking.experiment=""')
+    network = json.loads(next((output / "checkpoints").glob("step-*/network.json")).read_text())
+    assert network["learnt_from"] == {dataset.index.digest: [2]}
+    assert "run_id" not in json.loads((output / "run.json").read_text())
+
+
 def test_the_curves_of_a_run_that_went_on_hold_each_step_once(training: Train):
     output = training("run", "training.epochs=5", kill_when=lambda output: "step-00000018" in checkpoints(output))
     training("run", "training.epochs=5")

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from data_pipeline import WrongCall
 from trainer.config import load_config
@@ -17,6 +18,15 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def test_the_same_configuration_goes_on(folder: RunFolder):
     assert folder.begin(load_config("quick"), "digest-1") is None
+
+
+def test_a_run_from_before_folds_could_be_unseen_goes_on_only_with_none_unseen(folder: RunFolder):
+    tree = yaml.safe_load(folder.config.read_text())
+    del tree["data"]["unseen"]
+    folder.config.write_text(yaml.safe_dump(tree))
+    assert folder.begin(load_config("quick"), "digest-1") is None
+    with pytest.raises(WrongCall, match=r"data.unseen=\[\], and this one has \[3\]"):
+        folder.begin(load_config("quick", ["data.unseen=[3]"]), "digest-1")
 
 
 def test_its_configuration_file_is_one_that_can_be_trained_again(folder: RunFolder):

@@ -99,6 +99,15 @@ def test_other_ranks_write_nothing(tracker: Path, tmp_path: Path) -> None:
     assert client().get_experiment_by_name("ranks") is None
 
 
+def test_without_an_experiment_nothing_is_written(tracker: Path) -> None:
+    before = len(client().search_experiments())
+    run = start_run("untracked", "", {"seed": 1}, {})
+    run.metrics({"loss": 1.0}, 0)
+    run.finish()
+    assert run.id is None
+    assert len(client().search_experiments()) == before
+
+
 def test_a_child_names_its_parent(tracker: Path) -> None:
     parent = start_run("folds", "nested", {}, {})
     child = start_run("fold 1", "nested", {}, {}, parent=parent.id)
