@@ -284,12 +284,14 @@ def load_config(source: str, changes: Sequence[str] = ()) -> Config:
     """The configuration of a preset's name or a YAML file, with `key=value` changes applied in order.
 
     Raises WrongCall for a name that is neither, an unknown key (with the nearest valid one), a value of the wrong
-    type or out of its range, and a study, which is several configurations.
+    type or out of its range, and a study or a search, which are several configurations.
     """
     tree = read_tree(source)
     if "variants" in tree:
         raise WrongCall(f"{source} is a study of several variants; carry it out with sonotrain crossval {source}")
-    return config_of(changed(tree, changes), source)
+    if "tune" in changed(tree, changes):
+        raise WrongCall(f"{source}: has tune, which is for a search; carry it out with sonotrain tune {source}")
+    return config_of(tree, source)
 
 
 def changed(tree: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
@@ -371,7 +373,7 @@ def _purpose(key: str, kind: type[Branch]) -> str:
             return ""
         branch = field.annotation
         if not (isinstance(branch, type) and issubclass(branch, Branch)):
-            return f" ({field.description})" if field.description else ""
+            return f" ({' '.join(field.description.split())})" if field.description else ""
     return ""
 
 

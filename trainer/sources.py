@@ -51,13 +51,15 @@ def read_tree(source: str) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise WrongCall(f"{source}: holds no configuration, which is a map of keys to values")
-    return _floats_of(tree)
+    return {key: float_of(value) for key, value in tree.items()}
 
 
 def float_of(value: object) -> object:
     """YAML 1.1 reads 1e-4 as text; a person means the number."""
     if isinstance(value, list):
         return [float_of(item) for item in value]
+    if isinstance(value, dict):
+        return {key: float_of(item) for key, item in value.items()}
     if isinstance(value, str) and "e" in value.lower():
         try:
             return float(value)
@@ -73,10 +75,6 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _floats_of(tree: dict[str, Any]) -> dict[str, Any]:
-    return {key: _floats_of(value) if isinstance(value, dict) else float_of(value) for key, value in tree.items()}
 
 
 def _names(folder: Traversable) -> list[str]:

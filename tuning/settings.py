@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ from pydantic import Field
 from data_pipeline import WrongCall
 from trainer.config import Branch, Config, Positive, branch_of, changed, config_of
 from trainer.sources import read_tree
-from tuning.space import Space, space_of
+from tuning.space import Space, nested, space_of
 
 
 class Tune(Branch):
@@ -49,7 +49,7 @@ class Tune(Branch):
     """Processes of a trial on each of its machines."""
     cpus: Positive = 1
     """Cores of a process."""
-    gpus: Annotated[int, Field(ge=0)] | None = None
+    gpus: Annotated[int, Field(ge=0, le=1)] | None = None
     """GPUs of a process, 0 or 1; not set, 1 where the cluster has GPUs."""
     concurrent: Annotated[int, Field(ge=0)] = 0
     """Trials at the same time at most; 0 for as many as there is room for."""
@@ -104,13 +104,82 @@ def milestones(tune: Tune, epochs: int) -> list[int]:
 def load_tuning(source: str, changes: Sequence[str] = ()) -> Tuning:
     """The search of a preset's name or a YAML file, with `key=value` changes, those of `tune.` among them, in order.
 
-    Raises WrongCall, in one line, for what `load_config` refuses, an unknown key, and a range that is none.
+    Raises WrongCall, in one line, for what `load_config` refuses, an unknown key, a range that is none, and a search
+    whose settings contradict each other.
     """
     tree = read_tree(source)
     if "variants" in tree:
         raise WrongCall(f"{source} is a study of several variants; carry it out with sonotrain crossval {source}")
+    asked = tree["tune"] = _branch(tree.get("tune"), source, "tune")
+    asked["space"] = nested(_branch(asked.get("space"), source, "tune.space"))
     changed(tree, changes)
-    asked = tree.pop("tune", None) or {}
+    tune = branch_of(Tune, _branch(tree.pop("tune"), source, "tune"), source, "tune")
     config = config_of(tree, source)
-    tune = branch_of(Tune, asked, source, "tune")
+    _check(tune, config, source)
     return Tuning(source, config, tune, space_of(tune.space, config))
+
+
+def _branch(tree: Any, source: str, key: str) -> dict[str, Any]:
+    """A branch as it was written, which may be empty."""
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise WrongCall(f"{source}: {key}={tree!r}: has to be a map of keys to values")
+    return tree
+
+
+def _check(tune: Tune, config: Config, source: str) -> None:
+    """Raise WrongCall for the first setting that another one contradicts."""
+    flat = {**config.flat(), **{f"tune.{key}": value for key, value in tune.model_dump(mode="json").items()}}
+    for key, why in _contradictions(tune, config):
+        raise WrongCall(f"{source}: {key}={flat[key]}: {why}")
+
+
+def _contradictions(tune: Tune, config: Config) -> Iterator[tuple[str, str]]:
+    """Settings with what is wrong with them, and what to do."""
+    if config.data.unseen:
+        yield "data.unseen", "a search keeps folds unseen for its end; name them under tune.unseen"
+    if config.training.patience:
+        yield "training.patience", "a search ends trials by itself; set training.patience=0"
+    for key, named in (("folds", tune.folds), ("seeds", tune.seeds), ("unseen", tune.unseen or ())):
+        if len(set(named)) < len(named):
+            yield f"tune.{key}", "name each once"
+    both = {training.fold for training in trainings(tune, config)} & set(tune.unseen or ())
+    if both:
+        yield "tune.unseen", f"trials are judged by fold {min(both)}; name others, or others under tune.folds"
+    if tune.scheduler == "asha":
+        yield from _of_rungs(tune, config)
+    elif tune.trainings_by_rung:
+        yield "tune.trainings_by_rung", f"only asha has rungs; tune.scheduler is {tune.scheduler}"
+    if tune.scheduler == "population":
+        yield from _of_exchanges(tune, config)
+
+
+def _of_rungs(tune: Tune, config: Config) -> Iterator[tuple[str, str]]:
+    epochs, every = config.training.epochs, config.validation.every_epochs
+    if tune.first_rung > epochs:
+        yield "tune.first_rung", f"is beyond the last epoch; training.epochs={epochs}"
+    if tune.first_rung < epochs and tune.first_rung % every:
+        yield (
+            "tune.first_rung",
+            f"trials are judged when they are validated; validation.every_epochs={every}, set either",
+        )
+    wanted, rungs = tune.trainings_by_rung, milestones(tune, epochs)[:-1]
+    if len(wanted) > len(rungs):
+        before = ", ".join(map(str, rungs)) or "none"
+        yield "tune.trainings_by_rung", f"the rungs before the last epoch are {len(rungs)} ({before}); name fewer"
+    if list(wanted) != sorted(wanted):
+        yield "tune.trainings_by_rung", "a higher rung cannot have fewer"
+    count = len(trainings(tune, config))
+    if max(wanted, default=0) > count:
+        yield "tune.trainings_by_rung", f"a trial has {count}, its folds times its seeds; name fewer, or more folds"
+
+
+def _of_exchanges(tune: Tune, config: Config) -> Iterator[tuple[str, str]]:
+    epochs, every = config.training.epochs, config.validation.every_epochs
+    if tune.trials < 2:
+        yield "tune.trials", "a population has two or more"
+    if tune.exchange_epochs >= epochs:
+        yield "tune.exchange_epochs", f"nothing is exchanged before the last epoch; training.epochs={epochs}"
+    if tune.exchange_epochs % every:
+        yield "tune.exchange_epochs", f"trials are judged when they are validated; validation.every_epochs={every}"

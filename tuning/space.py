@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,30 @@ ZERO_SHARE = 0.1
 Point = Mapping[str, float | int]
 """By key: a number in [0, 1], or the place of a choice."""
 
+_KEPT = {
+    "output": "it is where the study is",
+    "seed": "name several under tune.seeds, with each of which every trial is trained",
+    "folds": "name them under tune.folds",
+    "data": "all trials learn from and are judged by the same scans",
+    "training.epochs": "it is what rungs are counted in",
+    "training.patience": "trials are ended by the search",
+    "validation": "all trials are judged in the same way",
+    "checkpoints": "nothing that is learnt depends on it",
+    "tracking": "nothing that is learnt depends on it",
+}
+"""Keys and branches that are the same for all trials, and why."""
+
+_BUT = ("data.size", "data.weights")
+"""What may vary nevertheless: how scans are shown to a network, which is judged at their own resolution."""
+
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from low to high, evenly spread, or evenly in their logarithm; with `zero`, zero as well."""
+    """Numbers from low to high, evenly spread, or evenly in their logarithm; with `zero`, zero as well.
+
+    Whole numbers are spread like the ranges of numbers that round to them. Others have four digits: of themselves, or
+    of the range where that is narrower.
+    """
 
     low: float
     high: float
@@ -36,26 +56,32 @@ class Range:
         """The number at a place in [0, 1]; it grows with the place."""
         if self.zero:
             if place < ZERO_SHARE:
-                return 0
+                return 0 if self.whole else 0.0
             place = (place - ZERO_SHARE) / (1 - ZERO_SHARE)
-        number = self.low * (self.high / self.low) ** place if self.log else self.low + (self.high - self.low) * place
-        number = min(max(number, self.low), self.high)
-        return round(number) if self.whole else float(f"{number:.4g}")
+        low, high = self._ends
+        number = low * (high / low) ** place if self.log else low + (high - low) * place
+        if self.whole:
+            return int(min(max(round(number), self.low), self.high))
+        return min(max(_shortened(number, self.high - self.low), self.low), self.high)
 
     def place(self, value: float) -> float:
         """Where a number lies in [0, 1]; one outside the range at its end."""
         if self.zero and value == 0:
             return ZERO_SHARE / 2
-        inside = min(max(value, self.low), self.high)
-        if self.log:
-            place = math.log(inside / self.low) / math.log(self.high / self.low)
-        else:
-            place = (inside - self.low) / (self.high - self.low)
+        low, high = self._ends
+        inside = min(max(value, low), high)
+        place = math.log(inside / low) / math.log(high / low) if self.log else (inside - low) / (high - low)
         return ZERO_SHARE + (1 - ZERO_SHARE) * place if self.zero else place
 
     def holds(self, value: float) -> bool:
         """Whether a number is among them."""
         return self.low <= value <= self.high or (self.zero and value == 0)
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        """Between which numbers lie before they are rounded."""
+        half = 0.5 if self.whole else 0.0
+        return self.low - half, self.high + half
 
 
 @dataclass(frozen=True)
@@ -103,51 +129,39 @@ class Space:
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     """The configuration with these values, of which objective.alpha.2 is that of stage 2."""
-    tree = config.model_dump()
-    lists: dict[str, list[Any]] = {}
-    for key, value in values.items():
-        whole, _, stage = key.rpartition(".")
-        if stage.isdecimal():
-            if whole not in lists:
-                lists[whole] = list(config.flat()[whole])
-            lists[whole][int(stage) - 1] = value
-        else:
-            set_key(tree, key, value)
-    for whole, items in lists.items():
-        set_key(tree, whole, items)
-    return config_of(tree, ", ".join(f"{key}={value}" for key, value in values.items()))
+    return _with_values(config, values, ", ".join(f"{key}={value}" for key, value in values.items()))
 
 
 def paper_values(space: Space, config: Config) -> dict[str, Any]:
     """The first trial: the configuration's own values, but those of alpha and beta that the paper has."""
     paper = space.of(Config())
     return {
-        key: paper[key] if key.startswith(("objective.alpha", "objective.beta.")) or key == "objective.beta" else value
+        key: paper[key] if _is_below(key, "objective.alpha") or _is_below(key, "objective.beta") else value
         for key, value in space.of(config).items()
     }
 
 
 def space_of(asked: Mapping[str, Any], config: Config) -> Space:
-    """The space that a configuration's tune.space asks for, or the usual one. Raises WrongCall for one that is none."""
-    named = dict(_asked_for(asked)) or usual_space(config)
+    """The space that a configuration's tune.space asks for, or the usual one.
+
+    Choices are as the configuration has them: 64x64 is [64, 64]. Raises WrongCall, in a line that begins with the key,
+    for a key that does not exist or has to be the same for all trials, and for values that it cannot have.
+    """
     flat = config.flat()
     dimensions: dict[str, Range | Choices] = {}
-    for key, what in named.items():
+    for key, what in _asked_for(asked) if asked else usual_space(config).items():
         where = f"tune.space.{key}"
         value = _found(flat, key)
         if value is None:
             raise WrongCall(f"{where}: there is no key {key}; the nearest is {_nearest(key)}")
-        dimensions[key] = _choices(what, where) if isinstance(what, list) else _range(what, value, where)
-    space = Space(dimensions)
-    for place in (0.0, 1.0):  # the ends of each range, and each choice, have to be values that the key can have
-        for key, dimension in dimensions.items():
-            ends = dimension.values if isinstance(dimension, Choices) else (dimension.value(place),)
-            for value in ends:
-                try:
-                    with_values(config, {key: value})
-                except WrongCall as refused:
-                    raise WrongCall(f"tune.space.{key}: {refused}") from refused
-    return space
+        _check_varies(key, where)
+        if isinstance(what, list):
+            dimensions[key] = Choices(tuple(_distinct(_as_configured(config, key, what, where), where)))
+        else:
+            span = _range(what, value, where)
+            list(_as_configured(config, key, (span.value(0.0), span.low, span.high), where))
+            dimensions[key] = span
+    return Space(dimensions)
 
 
 def usual_space(config: Config) -> dict[str, Any]:
@@ -172,13 +186,39 @@ def usual_space(config: Config) -> dict[str, Any]:
     }
 
 
-def _asked_for(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def nested(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A tune.space with its keys one below the other, as key=value changes them, also those written with dots.
+
+    Raises WrongCall for a key that is named twice, or as a whole and in part.
+    """
+    tree: dict[str, Any] = {}
+    seen: list[str] = []
+    for key, what in _asked_for(asked):
+        for before in seen:
+            if _is_below(key, before) or _is_below(before, key):
+                raise WrongCall(f"tune.space.{key}: {before} is in the space as well; leave one out")
+        seen.append(key)
+        set_key(tree, key, what)
+    return tree
+
+
+def _asked_for(asked: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Each key with its range or choices, whether keys are written with dots or one below the other."""
-    for name, what in tree.items():
-        if isinstance(what, Mapping) and not {"low", "high"} & what.keys():
+    for name, what in asked.items():
+        if isinstance(what, Mapping) and what and not {"low", "high"} & what.keys():
             yield from _asked_for(what, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", what
+
+
+def _check_varies(key: str, where: str) -> None:
+    for kept, why in _KEPT.items():
+        if _is_below(key, kept) and not any(_is_below(key, free) for free in _BUT):
+            raise WrongCall(f"{where}: {key} cannot vary: {why}")
+
+
+def _is_below(key: str, branch: str) -> bool:
+    return f"{key}.".startswith(f"{branch}.")
 
 
 def _range(what: Any, value: Any, where: str) -> Range:
@@ -191,8 +231,13 @@ def _range(what: Any, value: Any, where: str) -> Range:
             f"{where}: {value!r}, its value, is no number that a range could be of; write a list of choices"
         )
     low, high, log, zero = what["low"], what["high"], what.get("log", False), what.get("zero", False)
-    if any(isinstance(end, bool) or not isinstance(end, int | float) or not math.isfinite(end) for end in (low, high)):
-        raise WrongCall(f"{where}: {what!r}: low and high have to be numbers")
+    whole = isinstance(value, int)
+    if not all(_is_number(end) for end in (low, high)):
+        raise WrongCall(f"{where}: low={low!r}, high={high!r}: both have to be numbers")
+    if whole and not all(float(end).is_integer() for end in (low, high)):
+        raise WrongCall(f"{where}: low={low!r}, high={high!r}: both have to be whole numbers, as its values are")
+    if not isinstance(log, bool) or not isinstance(zero, bool):
+        raise WrongCall(f"{where}: log={log!r}, zero={zero!r}: both have to be true or false")
     if low >= high:
         how = "empty" if low == high else "reversed"
         raise WrongCall(f"{where}: the range from {low} to {high} is {how}; low has to be below high")
@@ -202,17 +247,44 @@ def _range(what: Any, value: Any, where: str) -> Range:
         )
     if zero and low <= 0:
         raise WrongCall(f"{where}: zero: true adds zero to a range above it, and this one begins at {low}")
-    return Range(float(low), float(high), bool(log), bool(zero), isinstance(value, int))
+    return Range(float(low), float(high), log, zero, whole)
 
 
-def _choices(what: list[Any], where: str) -> Choices:
-    if len(what) < 2 or any(item in what[:place] for place, item in enumerate(what)):
-        raise WrongCall(f"{where}: {what!r}: give two choices or more, each once")
-    return Choices(tuple(what))
+def _is_number(end: Any) -> bool:
+    return isinstance(end, int | float) and not isinstance(end, bool) and math.isfinite(end)
+
+
+def _as_configured(config: Config, key: str, values: Iterable[Any], where: str) -> Iterator[Any]:
+    """Values as the configuration has them. Raises WrongCall for one that the key cannot have."""
+    for value in values:
+        yield _found(_with_values(config, {key: value}, where).flat(), key)
+
+
+def _distinct(values: Iterable[Any], where: str) -> list[Any]:
+    choices = list(values)
+    if len(choices) < 2 or any(item in choices[:place] for place, item in enumerate(choices)):
+        raise WrongCall(f"{where}: {choices!r}: give two choices or more, each once")
+    return choices
+
+
+def _with_values(config: Config, values: Mapping[str, Any], source: str) -> Config:
+    tree = config.model_dump()
+    lists: dict[str, list[Any]] = {}
+    for key, value in values.items():
+        whole, _, stage = key.rpartition(".")
+        if stage.isdecimal():
+            if whole not in lists:
+                lists[whole] = list(config.flat()[whole])
+            lists[whole][int(stage) - 1] = value
+        else:
+            set_key(tree, key, value)
+    for whole, items in lists.items():
+        set_key(tree, whole, items)
+    return config_of(tree, source)
 
 
 def _found(flat: Mapping[str, Any], key: str) -> Any:
-    """The value of a key of a configuration, or of a stage of four; None for no key."""
+    """The value of a key of a configuration, or of one of the places of its list; None for no key."""
     if key in flat:
         return flat[key]
     whole, _, stage = key.rpartition(".")
@@ -224,3 +296,9 @@ def _found(flat: Mapping[str, Any], key: str) -> Any:
 
 def _nearest(key: str) -> str:
     return difflib.get_close_matches(key, keys(), n=1, cutoff=0.0)[0]
+
+
+def _shortened(number: float, width: float) -> float:
+    """To four digits of itself, or of the width where that is less."""
+    finest = min(abs(number), width) or width
+    return round(number, 3 - math.floor(math.log10(finest)))
