@@ -52,7 +52,7 @@ def unseen_folds(tune: Tune, dataset: Dataset) -> tuple[int, ...]:
     Raises WrongCall for one that does not exist or by which trials are judged, and where trials could not learn.
     """
     judged, folds = tune.folds or (1,), list(dataset.folds())
-    unseen = tuple(dict.fromkeys(folds[-1:] if tune.unseen is None else tune.unseen))
+    unseen = tuple(folds[-1:] if tune.unseen is None else tune.unseen)
     key = f"tune.unseen={list(unseen)}" if tune.unseen is not None else f"tune.unseen (not set: fold {folds[-1]})"
     if not set(unseen) <= set(folds):
         raise WrongCall(f"{key}: {dataset.uri} has the folds {', '.join(map(str, folds))}")
@@ -85,20 +85,19 @@ def final_trainings(
     held_out = trainings(tuning.tune.model_copy(update={"folds": tuple(unseen)}), tuning.config)
     storage = tuning.tune.storage.rstrip("/")
     return [
-        (side, one, _final(config, f"{FOLDER}/{side}/{one.name}", one, unseen, storage))
+        (side, one, _final(config, f"{FOLDER}/{side}/{one.name}", one, storage))
         for one in held_out
         for side, config in sides.items()
     ]
 
 
-def _final(config: Config, own: str, one: Training, unseen: Sequence[int], storage: str) -> Config:
+def _final(config: Config, own: str, one: Training, storage: str) -> Config:
     """A side's training: on all folds but the one that it is compared on, by which nothing is chosen here either."""
     return config.replace(
         output=str(Path(config.output).absolute() / own),
         seed=one.seed,
         data__fold=one.fold,
-        data__unseen=tuple(fold for fold in config.data.unseen if fold not in unseen),
-        training__patience=0,
+        data__unseen=(),
         validation__threshold="half",
         checkpoints__mirror=f"{storage}/{own}" if storage else "",
         tracking__experiment="",

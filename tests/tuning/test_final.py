@@ -97,12 +97,6 @@ def test_nothing_is_trained_where_the_paper_wins_or_no_fold_is_unseen(tuning: Tu
     assert final_trainings(tuning, {**paper, "objective.alpha.2": 0.4}, ()) == []
 
 
-def test_a_fold_that_the_configuration_itself_keeps_unseen_stays_so(dataset: Dataset):
-    tuning = load_tuning("quick", [f"data.uri={dataset.uri}", "data.unseen=[2,3]"])
-    planned = final_trainings(tuning, paper_values(tuning.space, tuning.config) | {"objective.beta.1": 0}, (3,))
-    assert [config.data.unseen for _, _, config in planned] == [(2,), (2,)]
-
-
 # What it came to
 
 
