@@ -12,7 +12,7 @@ import torch
 from data_pipeline import Dataset, WrongCall, plan_epoch
 from launch.job import Job
 from launch.reading import Cache, NodeReading, cache_of, kept_scans, node_readings, scan_bytes
-from launch.train_verbs import parsed_variants
+from launch.train_verbs import parsed_tuning, parsed_variants
 from trainer.config import Config
 from trainer.crossval import check_startable, held_out_folds, of_fold
 from trainer.feasible import dataset_of, learnt_folds
@@ -20,11 +20,12 @@ from trainer.idle import runtime_memory
 from trainer.memory import ProcessMemory, process_memory
 from trainer.processes import World
 from trainer.study_run import of_variant
+from tuning.final import unseen_folds
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One of the trainings of a job, of which train has one, crossval one for each fold and a study more."""
+    """One of the trainings of a job: train has one, crossval and a trial of tune one for each fold, a study more."""
 
     variant: str
     """Its name in a study, else empty."""
@@ -126,13 +127,18 @@ class Forecast:
 
 
 def forecast_of(job: Job) -> Forecast:
-    """The forecast of a job. Its dataset is opened from here, for its index alone.
+    """The forecast of a job, of tune that of a trial. Its dataset is opened from here, for its index alone.
 
     Raises what its verb would raise at any of its sizes, and Fault where the dataset cannot be reached.
     """
     variants = parsed_variants(job.verb)
     dataset = dataset_of(next(iter(variants.values())))
-    return forecast(job.verb[0], variants, dataset, job.sizes, job.processes)
+    sizes, processes = job.sizes, job.processes
+    if job.verb[0] == "tune":
+        tune = parsed_tuning(job.verb).tune
+        sizes, processes = range(tune.nodes, tune.nodes + 1), tune.processes
+        variants = {"": variants[""].replace(data__unseen=unseen_folds(tune, dataset))}
+    return forecast(job.verb[0], variants, dataset, sizes, processes)
 
 
 def forecast(verb: str, variants: Mapping[str, Config], dataset: Dataset, sizes: range, processes: int) -> Forecast:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from data_pipeline import WrongCall
 
-LAUNCHABLE = ("train", "crossval")
-"""The verbs whose processes work together."""
+LAUNCHABLE = ("train", "crossval", "tune")
+"""The verbs that a launcher starts. Processes of the first two work together; tune is one, and starts its trials' own.
+"""
 
 STOPPED = os.EX_TEMPFAIL
 """The exit status of a process, and of a job, that has stopped when it was asked to: started again, it goes on."""
@@ -26,11 +27,11 @@ class Job:
     """A training verb with its arguments, and how it is to be run, whatever runs it."""
 
     verb: tuple[str, ...]
-    """train or crossval, and its arguments."""
+    """train, crossval or tune, and its arguments."""
     nodes: int = 1
     """Machines, at least 1; the most, where `elastic` allows fewer."""
     processes: int = 1
-    """Processes on each machine, at least 1."""
+    """Processes on each machine, at least 1; of tune those of all trials that a machine has room for."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables set in each process over what it has there by itself. May hold credentials."""
     workdir: Path = field(default_factory=Path.cwd)

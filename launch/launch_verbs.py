@@ -264,6 +264,8 @@ def shown(order: Order, preview: Preview, elsewhere: bool = False) -> bool:
     told = asdict(preview)
     try:
         forecast = forecast_of(order.job)
+        if order.job.verb[0] == "tune":
+            say("One trial, of which sonotrain tune --dry-run tells how many there are at a time, and for how long:")
         show_forecast(forecast)
         told = forecast.as_json() | told
     except Fault as unknown:

@@ -84,8 +84,14 @@ def _order(
     json: Annotated[str | None, typer.Option(metavar="FILE", help="With --dry-run, write it here too.")] = None,
 ) -> Order:
     """The options that all ways to launch have."""
+    from data_pipeline import WrongCall
     from launch.job import Job, duration, node_range, variables
 
+    if context.obj[:1] == ["tune"] and context.info_name != "kubernetes":
+        raise WrongCall(
+            f"launch {context.info_name} starts no tune, which launches its trials itself: leave out what stands "
+            "before tune, set RAY_ADDRESS for a Ray cluster's machines, or write launch kubernetes"
+        )
     sizes = node_range(elastic)
     job = Job(
         verb=tuple(context.obj),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from launch.job import Job
     from trainer.config import Config
     from trainer.study_table import StudyTable
+    from tuning.settings import Tuning
 
 Source = Annotated[str, typer.Argument(metavar="CONFIG", help="A preset's name (paper, quick) or a YAML file.")]
 SourceOrStudy = Annotated[
@@ -120,15 +121,27 @@ def parsed_config(arguments: Sequence[str]) -> Config:
 def parsed_variants(arguments: Sequence[str]) -> Mapping[str, Config]:
     """The configurations that a training verb with these arguments would run: a study's by name, or one without.
 
-    Raises what the verb would raise.
+    Of tune that which it varies, with the folds of a trial. Raises what the verb would raise.
     """
     from trainer.config import load_config
     from trainer.study import is_study, load_study
+    from tuning.settings import trainings
 
+    if arguments[0] == "tune":
+        tuning = parsed_tuning(arguments)
+        folds = dict.fromkeys(training.fold for training in trainings(tuning.tune, tuning.config))
+        return {"": tuning.config.replace(folds=tuple(folds))}
     source, changes = source_and_changes(arguments)
     if arguments[0] == "crossval" and is_study(source):
         return load_study(source, changes).variants
     return {"": load_config(source, changes)}
+
+
+def parsed_tuning(arguments: Sequence[str]) -> Tuning:
+    """The search that tune with these arguments would carry out. Raises what it would raise."""
+    from tuning.settings import load_tuning
+
+    return load_tuning(*source_and_changes(arguments))
 
 
 def require_sizes(job: Job) -> None:
@@ -136,6 +149,10 @@ def require_sizes(job: Job) -> None:
     from data_pipeline import WrongCall
     from trainer.feasible import check_iteration
 
+    if job.verb[0] == "tune":
+        tuning = parsed_tuning(job.verb)
+        check_iteration(tuning.config, tuning.tune.nodes * tuning.tune.processes)
+        return
     for config in parsed_variants(job.verb).values():
         for nodes in reversed(job.sizes):
             try:
@@ -148,17 +165,24 @@ def require_sizes(job: Job) -> None:
 def source_and_changes(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
     """CONFIG and the key=value changes of a training verb with these arguments. Raises what the verb would raise."""
     verb, *rest = arguments
-    group: Any = typer.main.get_command(_verbs)
-    with group.commands[verb].make_context(f"sonotrain {verb}", rest) as context:
+    with _command(verb).make_context(f"sonotrain {verb}", rest) as context:
         return context.params["config"], context.params["changes"] or ()
+
+
+def _command(verb: str) -> Any:
+    """A verb as typer reads its arguments."""
+    app = typer.Typer(add_completion=False)
+    if verb == "tune":
+        from launch.tune_verb import tune
+
+        app.command()(tune)
+    else:
+        app.command()({"train": train, "crossval": crossval}[verb])
+    return typer.main.get_command(app)
 
 
 _ONLY_IN_FILES = ("Folds", "HD95", "Normal", "Parameters", "Minutes")
 """How headings begin for which a terminal has no room."""
-
-_verbs = typer.Typer()
-for _verb in (train, crossval):
-    _verbs.command()(_verb)
 
 
 def _shown(value: float | None) -> str:

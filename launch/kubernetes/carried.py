@@ -13,6 +13,9 @@ FOLDER = "/etc/sonotrain"
 
 _LARGEST = 1_000_000
 
+_WITH_VALUES = ("--json", "--nodes", "--measured")
+"""Options of a verb, behind which a value stands."""
+
 
 @dataclass(frozen=True, slots=True)
 class Carried:
@@ -42,8 +45,8 @@ def carried(verb: tuple[str, ...]) -> tuple[tuple[str, ...], Carried | None]:
 
 
 def _place_of_config(verb: tuple[str, ...]) -> int | None:
-    """Where CONFIG stands: the first argument that is neither an option, nor an option's file, nor key=value."""
+    """Where CONFIG stands: the first argument that is neither an option, nor an option's value, nor key=value."""
     for place in range(1, len(verb)):
-        if not verb[place].startswith("-") and "=" not in verb[place] and verb[place - 1] != "--json":
+        if not verb[place].startswith("-") and "=" not in verb[place] and verb[place - 1] not in _WITH_VALUES:
             return place
     return None

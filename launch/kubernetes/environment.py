@@ -20,8 +20,8 @@ S3_KEYS = {"AWS_ACCESS_KEY_ID": True, "AWS_SECRET_ACCESS_KEY": True, "AWS_SESSIO
 MLFLOW_KEYS = {"MLFLOW_TRACKING_USERNAME": False, "MLFLOW_TRACKING_PASSWORD": False, "MLFLOW_TRACKING_TOKEN": False}
 """Variables that --mlflow-secret holds: the first two, or the last."""
 
-# Set by Kubeflow, by us, or by the machine's share of the job for each of its processes.
-_RESERVED = re.compile(r"HOME|PET_\w+|(LOCAL_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)")
+# Set by Kubeflow, by KubeRay, by us, or by the machine's share of the job for each of its processes.
+_RESERVED = re.compile(r"HOME|PET_\w+|RAY_ADDRESS|(LOCAL_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)")
 _CREDENTIAL = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 _PASSWORD_IN_ADDRESS = re.compile(r"://[^/?#\s]*@")
 

@@ -9,6 +9,7 @@ from data_pipeline import WrongCall
 from launch.job import Job
 from launch.kubernetes.options import Options
 from trainer import Config
+from tuning.settings import Tune
 
 WORKDIR = Path("/workspace")
 """The working directory of a pod, if not told: here a claim is mounted, or a disk of the pod's own."""
@@ -33,8 +34,11 @@ def workdir_of(job: Job) -> Path:
     return wanted
 
 
-def require_kept(job: Job, options: Options, config: Config, tracking_uri: str) -> None:
-    """Raise WrongCall where a job would read what a pod has not, or lose what it has learnt with the pod."""
+def require_kept(job: Job, options: Options, config: Config, tune: Tune | None, tracking_uri: str) -> None:
+    """Raise WrongCall where a job would read what a pod has not, or lose what it has learnt with the pod.
+
+    tune is that of a sweep, which keeps its trials in tune.storage where others have checkpoints.mirror.
+    """
     workdir = workdir_of(job)
     if not config.data.uris:
         raise WrongCall("data.uri is not set; write behind the configuration data.uri=s3://BUCKET/PREFIX")
@@ -47,22 +51,22 @@ def require_kept(job: Job, options: Options, config: Config, tracking_uri: str) 
                 )
             _require_inside(workdir, "data.uri", uri)
     _require_inside(workdir, "output", config.output)
-    mirror = config.checkpoints.mirror
-    if mirror and not is_on_s3(mirror):
-        _require_inside(workdir, "checkpoints.mirror", mirror)
+    key, kept = ("tune.storage", tune.storage) if tune else ("checkpoints.mirror", config.checkpoints.mirror)
+    if kept and not is_on_s3(kept):
+        _require_inside(workdir, key, kept)
     if options.claim:
         return
-    if not is_on_s3(mirror):
+    if not is_on_s3(kept):
         raise WrongCall(
             f"output={config.output} would lie on a pod's own disk, which is lost with it; "
-            "name a claim (--claim), or checkpoints.mirror=s3://BUCKET/PREFIX"
+            f"name a claim (--claim), or {key}=s3://BUCKET/PREFIX"
         )
     if not tracking_uri:
         raise WrongCall(
             "what MLflow is told would lie on a pod's own disk, which is lost with it; "
             "name a server (--tracking-uri) or a claim (--claim)"
         )
-    if job.nodes > 1 and config.training.generator_zero == 3:
+    if (tune.nodes if tune else job.nodes) > 1 and config.training.generator_zero == 3:
         raise WrongCall(
             "training.generator_zero=3 keeps checkpoints that all machines must see; name a claim (--claim)"
         )

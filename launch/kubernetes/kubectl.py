@@ -29,6 +29,9 @@ ATTEMPTS = 5
 PAUSE = 2.0
 """Seconds between them."""
 
+_HEAD = "ray.io/node-type=head"
+_DRIVER_LOGS = "/tmp/ray/session_latest/logs/job-driver-*.log"  # noqa: S108 - where Ray's job server writes in a pod
+
 
 def plan(job: Job, options: Options, passed_on: Sequence[str]) -> Preview:
     """What `run` would send, and how. Raises what it would raise before it starts anything."""
@@ -112,13 +115,23 @@ def _follow(documents: Sequence[Mapping[str, Any]], options: Options, passed_on:
     """How to see what becomes of a job, for a person to copy."""
     kind, name = documents[-1]["kind"], documents[-1]["metadata"]["name"]
     where = _where(options, passed_on)
-    logs = ("kubectl", "logs", "--follow", "--prefix", "--tail=-1", "--max-log-requests=100", *_all_of(name), *where)
     return [
         f"The cluster has the {kind} {name} and carries it out",
         f"  how it stands: {shlex.join(('kubectl', 'get', f'{kind.lower()},pods', *_all_of(name), *where))}",
-        f"  its output:    {shlex.join(logs)}",
+        f"  its output:    {_output(kind, name, where)}",
         f"  to end it:     {_delete(kind, name, options, passed_on)}",
     ]
+
+
+def _output(kind: str, name: str, where: Sequence[str]) -> str:
+    """The command that shows what a job writes: its pods' logs, but for a RayJob a file on the first machine."""
+    if kind != "RayJob":
+        logs = ("kubectl", "logs", "--follow", "--prefix", "--tail=-1", "--max-log-requests=100")
+        return shlex.join((*logs, *_all_of(name), *where))
+    _, label = _all_of(name)
+    head = shlex.join(("kubectl", "get", "pods", "--output=name", "--selector", f"{label},{_HEAD}", *where))
+    tail = shlex.join(("sh", "-c", f"tail -n +1 -F {_DRIVER_LOGS}"))
+    return f"{shlex.join(('kubectl', 'exec', *where))} $({head}) -- {tail}"
 
 
 def _delete(kind: str, name: str, options: Options, passed_on: Sequence[str]) -> str:

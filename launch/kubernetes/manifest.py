@@ -29,6 +29,8 @@ def manifest(job: Job, options: Options, config: Config) -> list[dict[str, Any]]
         raise WrongCall("--elastic cannot be on Kubernetes, where a machine that is lost is replaced; write --nodes")
     workload = workload_of(job, options, config)
     if job.verb[0] == "tune":
+        if options.kind != "auto":
+            raise WrongCall(f"--kind {options.kind} carries out no tune, which is a RayJob; leave --kind out")
         return rayjob(workload)
     if options.kind == "job" and job.nodes > 1:
         raise WrongCall(f"--kind job runs on one machine, and --nodes is {job.nodes}; write --kind trainjob")

@@ -14,7 +14,8 @@ from launch.kubernetes.environment import environment_of, tracking_uri_of
 from launch.kubernetes.keeping import require_kept, workdir_of
 from launch.kubernetes.names import require_job_name
 from launch.kubernetes.options import Options
-from launch.kubernetes.resources import Resources, resources_of
+from launch.kubernetes.resources import Resources, resources_of, resources_of_sweep
+from launch.train_verbs import parsed_tuning
 from trainer import Config
 
 KEPT_FOR = timedelta(days=7)
@@ -29,7 +30,7 @@ class Workload:
     namespace: str
     image: str
     verb: tuple[str, ...]
-    """train or crossval, and its arguments, as they are in a pod."""
+    """train, crossval or tune, and its arguments, as they are in a pod."""
     file: Carried | None
     """The configuration's file, where it is no preset."""
     nodes: int
@@ -61,7 +62,8 @@ def workload_of(job: Job, options: Options, config: Config) -> Workload:
     """What a job with these options needs. Raises WrongCall for what cannot run, or would lose what it has learnt."""
     name = options.name or f"sonotrain-{job.verb[0]}"
     require_job_name(name)
-    require_kept(job, options, config, tracking_uri_of(job.environment, options))
+    tune = parsed_tuning(job.verb).tune if job.verb[0] == "tune" else None
+    require_kept(job, options, config, tune, tracking_uri_of(job.environment, options))
     verb, file = carried(job.verb)
     return Workload(
         name=name,
@@ -77,5 +79,5 @@ def workload_of(job: Job, options: Options, config: Config) -> Workload:
         claim=options.claim,
         service_account=options.service_account,
         environment=environment_of(job.environment, options),
-        resources=resources_of(job, options, config),
+        resources=resources_of_sweep(job, options, config, tune) if tune else resources_of(job, options, config),
     )

@@ -46,6 +46,7 @@ _RAY_FIELDS: dict[str, dict[str, Any]] = {
     "cluster": {
         "headGroupSpec": "head",
         "rayVersion": str,
+        "authOptions": dict,
         "workerGroupSpecs": ["group"],
         "enableInTreeAutoscaling": bool,
         "headServiceAnnotations": dict,

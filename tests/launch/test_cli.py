@@ -270,6 +270,15 @@ def test_a_launch_that_cannot_begin_starts_no_process(sonotrain: Command, verb: 
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("way", ["local", "ssh", "slurm"])
+def test_only_kubernetes_starts_a_search_that_starts_its_trials_itself(sonotrain: Command, way: str) -> None:
+    ended = sonotrain("launch", way, *(["--hostfile", "hosts"] if way == "ssh" else []), "--", "tune", "quick")
+    assert ended.status == 2
+    assert f"launch {way} starts no tune" in ended.error
+    assert "RAY_ADDRESS" in ended.error
+    assert not Path("runs").exists()
+
+
 # -- models ----------------------------------------------------------------------------------------------------------
 
 

@@ -207,3 +207,14 @@ def test_a_study_has_a_training_for_each_variant_and_fold(noise: Dataset, config
     learnt = [len(noise.positions([fold])) for fold in (3, 3, 1, 1)]
     assert [training.scans for training in said.trainings] == learnt
     assert said.hungriest == "wide"
+
+
+def test_a_search_is_forecast_by_one_of_its_trials(noise: Dataset) -> None:
+    changes = (f"data.uri={noise.uri}", "data.size=64x64", "training.batch=8", "discriminators.strides=[1, 1, 1, 1, 1]")
+    verb = ("tune", "quick", *changes, "tune.folds=[1, 2]", "tune.processes=2", "tune.seeds=[3, 4]")
+    said = forecast_of(Job(verb, nodes=3, processes=4))
+    assert (said.size.world_size, said.processes) == (2, 2)
+    assert [training.fold for training in said.trainings] == [1, 2]
+    # The last fold stays unseen, so that a trial learns from the one that is left.
+    learnt = [len(noise.positions([fold])) for fold in (2, 1)]
+    assert [training.scans for training in said.trainings] == learnt

@@ -16,6 +16,7 @@ from launch.kubernetes import Options, manifest
 from launch.kubernetes.environment import environment_of, shown
 from launch.kubernetes.names import LONGEST_NAME, require_image, require_job_name
 from launch.kubernetes.quantities import GIB, MIB, bytes_of, cores_of, written
+from launch.train_verbs import parsed_config
 from trainer import load_config
 
 GOOD = Options("sonotrain:0.1.0", tracking_uri="http://mlflow:5000")
@@ -216,7 +217,7 @@ def test_a_password_in_an_address_is_refused_and_never_shown() -> None:
         assert "hunter2" not in str(wrong.value)
 
 
-@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "MASTER_ADDR", "PET_NODE_RANK", "HOME"])
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "MASTER_ADDR", "PET_NODE_RANK", "HOME", "RAY_ADDRESS"])
 def test_a_variable_that_is_set_anyway_is_refused(name: str) -> None:
     refused(lambda: environment_of({name: "1"}, GOOD), f"--env {name}")
 
@@ -267,6 +268,32 @@ def test_what_would_be_lost_with_a_pod_is_refused() -> None:
     shares = (*ON_S3, "training.generator_zero=3")
     refused_job(GOOD, shares, "training.generator_zero=3", "--claim", nodes=2)
     manifest(Job(("train", "paper", *shares), nodes=2), replace(GOOD, claim="runs"), load_config("paper", shares))
+
+
+@pytest.mark.parametrize(
+    ("changes", "job", "words"),
+    [
+        (("tune.processes=2",), {}, ("--procs 1 is less than tune.processes=2", "write --procs 2")),
+        (("tune.nodes=2",), {}, ("--nodes 1 is less than tune.nodes=2",)),
+        (("tune.gpus=1",), {"processes": 4}, ("--gpus 2 is less than --procs 4", "--gpus 4", "tune.gpus=0")),
+        ((), {"processes": 3}, ("--gpus 2 is less than --procs 3", "--gpus 3")),
+        (("tune.gpus=0", "tune.cpus=4"), {"processes": 2}, ("--cpu 8 is less than --procs 2 x tune.cpus=4", "--cpu 9")),
+        (("tune.storage=trials",), {}, ("output=runs/latest", "--claim", "tune.storage=s3://")),
+        (("tune.storage=/elsewhere",), {}, ("tune.storage=/elsewhere lies outside /workspace",)),
+        (("tune.scheduler=best",), {}, ("tune.scheduler",)),
+    ],
+)
+def test_a_sweep_that_would_wait_for_ever_or_lose_its_trials_is_refused(
+    changes: tuple[str, ...], job: dict[str, int], words: tuple[str, ...]
+) -> None:
+    verb = ("tune", "paper", ON_S3[0], "tune.storage=s3://runs/tune", *changes)
+    options = replace(GOOD, gpus=2, cpu="8")
+    refused(lambda: manifest(Job(verb, **job), options, parsed_config(verb)), *words)  # type: ignore[arg-type]
+
+
+def test_no_other_kind_carries_out_a_sweep() -> None:
+    verb = ("tune", "paper", ON_S3[0], "tune.storage=s3://runs/tune")
+    refused(lambda: manifest(Job(verb), replace(GOOD, kind="job"), parsed_config(verb)), "--kind job", "RayJob")
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,18 @@ def calls(folder: Path) -> list[tuple[str, list[str]]]:
     ]
 
 
+def test_the_output_of_a_sweep_is_read_where_it_is_written(
+    kubectl: Kubectl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb = ("tune", "paper", "data.uri=s3://scans/bus-bra", "tune.storage=s3://runs/tune")
+    assert run(Job(verb), OPTIONS, ("--context", "lab")) == 0
+    said = capsys.readouterr().out
+    assert "kubectl get rayjob,pods --selector app.kubernetes.io/instance=a-run --namespace=research" in said
+    assert "kubectl exec --namespace=research --context lab $(kubectl get pods --output=name" in said
+    assert "instance=a-run,ray.io/node-type=head" in said
+    assert "kubectl delete rayjob,configmap" in said
+
+
 def test_a_plan_is_the_manifest_and_the_command_that_takes_it() -> None:
     preview = plan(TRAIN, OPTIONS, ("--context", "lab"))
     assert preview.commands == [["kubectl", "create", "--filename=-", "--namespace=research", "--context", "lab"]]

@@ -13,18 +13,19 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch import job as jobs
 from launch.job import Job
 from launch.kubernetes import Options, as_yaml, manifest
 from launch.kubernetes.environment import HOME, unexpanded
 from launch.kubernetes.pod import USER
-from launch.kubernetes.quantities import GIB, bytes_of
+from launch.kubernetes.quantities import GIB, MIB, bytes_of
+from launch.train_verbs import parsed_config
 from tests.launch.kubernetes_schemas import pod_problems, pods, problems
 from trainer import Config, load_config
 
 IMAGE = "registry.example:5000/team/sonotrain:0.1.0"
 ON_S3 = ("data.uri=s3://scans/bus-bra", "checkpoints.mirror=s3://runs/paper")
 ON_CLAIM = ("data.uri=datasets/bus-bra", "output=/workspace/runs/paper")
+IN_STORAGE = ("data.uri=s3://scans/bus-bra", "tune.storage=s3://runs/tune", "tune.processes=2")
 ALONE = Options(IMAGE, tracking_uri="https://mlflow.example")
 EVERYTHING = Options(
     IMAGE,
@@ -42,12 +43,6 @@ EVERYTHING = Options(
 )
 
 
-@pytest.fixture(autouse=True)
-def _sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A RayJob carries out sweeps."""
-    monkeypatch.setattr(jobs, "LAUNCHABLE", (*jobs.LAUNCHABLE, "tune"))
-
-
 def built(
     kind: str = "auto",
     nodes: int = 1,
@@ -57,11 +52,12 @@ def built(
     **settings: Any,
 ) -> list[dict[str, Any]]:
     """A job's objects, as a cluster reads them from YAML; of kind rayjob those of a sweep."""
-    verb = ("tune" if kind == "rayjob" else "train", config, *changes)
+    verb = ("train", config, *changes)
+    if kind == "rayjob":
+        kind, verb = "auto", ("tune", config, *(IN_STORAGE if changes == ON_S3 else changes))
     settings = {"nodes": nodes, "processes": 2, **settings}
-    kind = "auto" if kind == "rayjob" else kind
     asked = Options(**{name: getattr(options, name) for name in Options.__slots__} | {"kind": kind})
-    text = as_yaml(manifest(Job(verb, **settings), asked, load_config(config, changes)))
+    text = as_yaml(manifest(Job(verb, **settings), asked, parsed_config(verb)))
     assert "&id" not in text
     return list(yaml.safe_load_all(text))
 
@@ -320,14 +316,38 @@ def test_a_pytorchjob_may_restart_so_many_containers(restarts: int, nodes: int, 
 @pytest.mark.parametrize("nodes", [1, 3])
 def test_a_sweep_is_a_rayjob_on_all_machines(nodes: int) -> None:
     (job,) = built("rayjob", nodes=nodes, restarts=1, time_limit=timedelta(hours=2))
-    spec = job["spec"]
-    assert spec["entrypoint"] == f"sonotrain tune paper {' '.join(ON_S3)}"
+    spec, cluster = job["spec"], job["spec"]["rayClusterSpec"]
+    assert spec["entrypoint"] == f"cd /workspace && exec sonotrain tune paper {' '.join(IN_STORAGE)}"
     assert (spec["backoffLimit"], spec["activeDeadlineSeconds"], spec["shutdownAfterJobFinishes"]) == (1, 7200, True)
-    groups = spec["rayClusterSpec"].get("workerGroupSpecs", [])
+    assert cluster["authOptions"] == {"mode": "token"}
+    groups = cluster.get("workerGroupSpecs", [])
     assert sum(group["replicas"] for group in groups) == nodes - 1
     for pod in pods(job):
-        probe = pod["spec"]["containers"][0]["livenessProbe"]["httpGet"]
-        assert probe == {"path": "/api/local_raylet_healthz", "port": 52365}
+        (container,) = pod["spec"]["containers"]
+        assert container["livenessProbe"]["httpGet"] == {"path": "/api/local_raylet_healthz", "port": 52365}
+        # The operator's own RAY_ADDRESS is set only where a container has none.
+        assert "RAY_ADDRESS" not in {variable["name"] for variable in container["env"]}
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_a_pod_of_a_sweep_has_room_for_its_trials_and_for_ray(nodes: int) -> None:
+    changes = (*IN_STORAGE, "tune.cpus=4", "data.resident_gb=1", "data.cache_gb=0")
+    (job,) = built("rayjob", nodes, changes=changes, processes=6)
+    cluster = job["spec"]["rayClusterSpec"]
+    # 6 processes, that is 3 trials, of 4 cores, and one core of Ray's own; 6 x 8 + 2 GiB beside what is shared.
+    for group in (cluster["headGroupSpec"], *cluster.get("workerGroupSpecs", [])):
+        assert group["rayStartParams"]["num-cpus"] == "24"
+        assert group["rayStartParams"]["object-store-memory"] == str(256 * MIB)
+        resources = group["template"]["spec"]["containers"][0]["resources"]
+        assert resources["limits"] == {"cpu": "25", "memory": f"{(50 + 2) * 1024 + 256}Mi"}
+
+
+def test_ray_gets_no_core_that_a_pod_has_only_in_part() -> None:
+    options = Options(IMAGE, tracking_uri="https://mlflow.example", cpu="4500m", gpus=2)
+    (job,) = built("rayjob", options=options)
+    head = job["spec"]["rayClusterSpec"]["headGroupSpec"]
+    assert head["rayStartParams"]["num-cpus"] == "3"
+    assert head["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
 
 
 def test_all_objects_of_a_job_are_found_by_its_name(tmp_path: Path) -> None:
