@@ -20,6 +20,7 @@ from launch.launch_verbs import launch
 from launch.model_verbs import evaluate, models, predict
 from launch.terminal import complain, say
 from launch.train_verbs import crossval, train
+from launch.tune_verb import tune
 
 DEBUG = "SONOTRAIN_DEBUG"
 """Set to 1, an error shows where it came from; --debug sets it."""
@@ -33,7 +34,7 @@ app = typer.Typer(
     epilog="Anywhere in a call, --debug shows where an error came from. Exit status: 0 done, 1 failed, 2 wrong call, "
     "75 stopped by SIGTERM or SIGUSR1 after a checkpoint: the same call goes on.",
 )
-for verb in (demo, train, crossval, evaluate, compare, predict, doctor):
+for verb in (demo, train, crossval, tune, evaluate, compare, predict, doctor):
     app.command()(verb)
 for group, name in ((data, "data"), (launch, "launch"), (models, "models"), (bench, "bench")):
     app.add_typer(group, name=name)

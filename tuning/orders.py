@@ -1,0 +1,83 @@
+"""From a trial's values to what its trainings are told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipeline import Dataset, plan_epoch
+from trainer.config import Config
+from trainer.feasible import check
+from tuning.rungs import milestones
+from tuning.settings import Training, Tuning, trainings
+from tuning.space import with_values
+from tuning.training import Order
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What all trials of a study have in common."""
+
+    tuning: Tuning
+    dataset: Dataset
+    unseen: tuple[int, ...]
+    """Folds that no trial learns from or is judged by."""
+
+    @property
+    def output(self) -> Path:
+        """The study's folder, absolute, since trials may run anywhere."""
+        return Path(self.tuning.config.output).absolute()
+
+    def folder(self, number: int) -> Path:
+        """A trial's folder."""
+        return self.output / "trials" / f"{number:04d}"
+
+    def config(self, number: int, values: Mapping[str, Any], training: Training) -> Config:
+        """What one training of a trial is told."""
+        return self.training_config(values, training, self.unseen, self.folder(number))
+
+    def training_config(
+        self, values: Mapping[str, Any], training: Training, unseen: Sequence[int], folder: Path
+    ) -> Config:
+        """A training with these values, in a folder of its own below this one; the study writes down what it comes to."""
+        storage = self.tuning.tune.storage.rstrip("/")
+        place = folder.relative_to(self.output) / training.name
+        return with_values(self.tuning.config, values).replace(
+            output=str(folder / training.name),
+            seed=training.seed,
+            data__fold=training.fold,
+            data__unseen=list(unseen),
+            checkpoints__keep=1,
+            checkpoints__mirror=f"{storage}/{place}" if storage else "",
+            tracking__experiment="",
+        )
+
+    def orders(self, number: int, values: Mapping[str, Any]) -> list[Order]:
+        """A trial's trainings, in the order in which they are taken."""
+        return [
+            self.order(self.config(number, values, training), training.name)
+            for training in trainings(self.tuning.tune, self.tuning.config)
+        ]
+
+    def order(self, config: Config, name: str) -> Order:
+        """A training as it is carried out."""
+        left_out = {config.data.fold, *config.data.unseen}
+        learnt_from = [fold for fold in self.dataset.folds() if fold not in left_out]
+        batches = plan_epoch(self.dataset.index, learnt_from, config.seed, 0, config.training.batch).batches
+        return Order(name, config.model_dump(mode="json"), config.training.epochs, batches)
+
+    def legs(self) -> list[tuple[int, int]]:
+        """Up to which epoch how many trainings of a trial are taken."""
+        tune, epochs = self.tuning.tune, self.tuning.config.training.epochs
+        count = len(trainings(tune, self.tuning.config))
+        rungs = milestones(tune, epochs)
+        early = zip(rungs, tune.trainings_by_rung, strict=False)
+        return [(epoch, wanted) for epoch, wanted in early if epoch < epochs] + [(epochs, count)]
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        """Raise WrongCall for values with which a training cannot be."""
+        for training in trainings(self.tuning.tune, self.tuning.config):
+            size = self.tuning.tune.nodes * self.tuning.tune.processes
+            check(self.config(0, values, training), self.dataset, size)
