@@ -11,10 +11,13 @@ report    trial, epoch, dsc (mean over its trainings so far), trainings (name to
 failed    trial, why; one more attempt begins, unless the next event is its end
 ended     trial, how (finished, stopped by the search, or failed), why
 exchanged trial, donor, epoch, values: a trial of a population went on from another's weights
+
+A line of any other event, as a later version may write, is refused: without it the study would be another.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
@@ -31,6 +34,16 @@ from data_pipeline import Fault
 NAME = "journal.jsonl"
 
 How = Literal["finished", "stopped", "failed"]
+
+_EVENTS = {
+    "trial": ("number", "values", "origin"),
+    "began": ("trial", "attempt", "node"),
+    "report": ("trial", "epoch", "dsc", "trainings", "trained", "seconds"),
+    "failed": ("trial", "why"),
+    "ended": ("trial", "how", "why"),
+    "exchanged": ("trial", "donor", "epoch", "values"),
+}
+"""What each event tells."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +107,21 @@ class StudyRecord:
         for event in events:
             self.add(event)
 
+    def check(self, event: Mapping[str, Any]) -> None:
+        """Raise ValueError, saying why, for an event that cannot be the next one."""
+        kind = event.get("event")
+        if kind not in _EVENTS:
+            raise ValueError(f"the event {kind!r} is none of {', '.join(_EVENTS)}")
+        missing = [name for name in _EVENTS[kind] if name not in event]
+        if missing:
+            raise ValueError(f"{kind} without {missing[0]}")
+        number = event["number" if kind == "trial" else "trial"]
+        if (number in self.trials) == (kind == "trial"):
+            raise ValueError(f"{kind} of trial {number}, which {'has' if kind == 'trial' else 'has not'} been told of")
+
     def add(self, event: Mapping[str, Any]) -> None:
-        """Take an event in. A report of an epoch that was reported before counts for nothing."""
+        """Take an event in. A report of an epoch that was reported before counts for nothing. Raises as check does."""
+        self.check(event)
         kind = event["event"]
         if kind == "trial":
             self.trials[event["number"]] = TrialRecord(event["number"], dict(event["values"]), event["origin"])
@@ -104,7 +130,7 @@ class StudyRecord:
         if kind == "began":
             trial.attempts, trial.node = event["attempt"], event["node"]
         elif kind == "report":
-            report = Report(**{name: event[name] for name in Report.__dataclass_fields__})
+            report = Report(**{name: event[name] for name in _EVENTS["report"]})
             if report.epoch > trial.epoch:
                 trial.reports.append(report)
                 self.reports.append(report)
@@ -135,23 +161,28 @@ class StudyRecord:
 
 
 class Journal:
-    """The journal in a folder, open for writing. Raises Fault where another process has it open, or it is damaged."""
+    """The journal in a folder, open for writing, and what it tells.
+
+    Raises Fault where another process has it open, it is damaged, or the file system refuses.
+    """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / NAME
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as failed:
+            raise self._refused(failed) from failed
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.study, whole = _read(self.path)
             os.ftruncate(self._file, whole)
-        except BlockingIOError as taken:
+        except BaseException as failed:
             os.close(self._file)
-            raise Fault(
-                f"{folder}: another sonotrain tune is at work on this study; wait for it, or stop it"
-            ) from taken
-        except BaseException:
-            os.close(self._file)
+            if isinstance(failed, BlockingIOError):
+                raise Fault(
+                    f"{folder}: another sonotrain tune is at work on this study; wait for it, or stop it"
+                ) from failed
             raise
 
     def __enter__(self) -> Journal:
@@ -163,15 +194,25 @@ class Journal:
         os.close(self._file)
 
     def write(self, event: str, **what: Any) -> None:
-        """Note what happened: on the disk when this returns. Raises OSError where it cannot be."""
-        told = {"event": event, "time": round(time.time(), 1), **what}
-        line = json.dumps(told).encode() + b"\n"
+        """Note what happened: on the disk when this returns.
+
+        Raises Fault where it cannot be, and ValueError for what cannot have happened; the journal is then as it was.
+        """
+        line = json.dumps({"event": event, "time": round(time.time(), 1), **what}).encode() + b"\n"
+        told = json.loads(line)
+        self.study.check(told)
         before = os.fstat(self._file).st_size
-        if os.write(self._file, line) != len(line):
+        try:
+            if os.write(self._file, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file)
+        except OSError as failed:
             os.ftruncate(self._file, before)
-            raise OSError(28, os.strerror(28), str(self.path))
-        os.fsync(self._file)
+            raise self._refused(failed) from failed
         self.study.add(told)
+
+    def _refused(self, failed: OSError) -> Fault:
+        return Fault(f"{self.path} cannot be written: {failed.strerror}; once it can, the same call goes on")
 
 
 def read_journal(folder: Path) -> StudyRecord:
@@ -192,7 +233,12 @@ def _read(path: Path) -> tuple[StudyRecord, int]:
     study = StudyRecord()
     for number, line in enumerate(data[:whole].splitlines(), start=1):
         try:
-            study.add(json.loads(line))
-        except (ValueError, KeyError, TypeError) as broken:
-            raise Fault(f"{path}, line {number}: is damaged; name another output, or remove the line") from broken
+            event = json.loads(line)
+            if not isinstance(event, dict):
+                raise ValueError("no event")
+            study.add(event)
+        except (ValueError, TypeError) as broken:
+            raise Fault(
+                f"{path}, line {number}: is damaged ({broken}); name another output, or remove the line"
+            ) from broken
     return study, whole
