@@ -42,7 +42,7 @@ def claimed_cores(count: int, within: Path = _SHARED_MEMORY, patience: float = P
     deadline = time.monotonic() + patience
     while True:
         with ExitStack() as held:
-            mine = []
+            mine: list[int] = []
             for number in cores.numbers:
                 if len(mine) < count and _is_claimed(folder / str(number), held):
                     mine.append(number)

@@ -79,7 +79,7 @@ def run_local(
         def attempt(_before: int) -> Outcome:
             screen.states.clear()
             place = Place(0, 1, _LOOPBACK, free_port())
-            share = Share(program, processes, place, environment, logs, cores)
+            share = Share(program, processes, place, environment, logs, cores=cores)
             ending = run_share(share, screen, received, grace, stopping, frozen)
             if received and ending.status != STOPPED:
                 raise Fault(f"stopped by {signal.Signals(received[0]).name}; the logs are in {logs}")

@@ -93,10 +93,10 @@ class Share:
     """Variables set over what this process has."""
     logs: Path
     """The folder in which each rank's output is kept, as rank-K.log."""
-    cores: Cores | None = None
-    """The cores that its ranks share; None for all that may be used here."""
     stop_by: signal.Signals | None = None
     """The signal that asks ranks to stop, whichever came to this process; None for the same."""
+    cores: Cores | None = None
+    """The cores that its ranks share; None for all that may be used here."""
 
 
 def run_share(

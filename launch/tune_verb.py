@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launch.options import JsonFile
+from launch.options import JsonFile, write_json
 from launch.terminal import say
 from launch.train_verbs import Changes, Source
 
@@ -25,5 +25,9 @@ def tune(
 
     wanted = load_tuning(config, changes or ())
     launching = Launching(dying, versions, usable_cores().count)
+    tuned = wanted.tune
+    say(f"Searching {', '.join(wanted.space.dimensions)} in {tuned.trials} trials; output: {wanted.config.output}")
     with collected() as received:
-        search(wanted, launching, received, say)
+        results = search(wanted, launching, received, say)
+    write_json(json, results.as_json())
+    say(f"Searched; the best configuration is {results.output}/best.yaml, all else in {results.output}")

@@ -32,7 +32,7 @@ class Onlooker(Protocol):
         """The trial has ended."""
 
 
-class Proposals(Searcher):  # type: ignore[misc]
+class Proposals(Searcher):
     """What Ray is to run: first the trials that have not ended, then new ones, until there are as many as asked for."""
 
     def __init__(self, journal: Journal, tuning: Tuning, order: Callable[[TrialRecord], TrialOrder]) -> None:
@@ -42,7 +42,7 @@ class Proposals(Searcher):  # type: ignore[misc]
         self._order = order
         self._unfinished = deque(number for number, trial in journal.study.trials.items() if trial.how is None)
 
-    def suggest(self, trial_id: str) -> Any:  # noqa: ARG002
+    def suggest(self, trial_id: str) -> Any:
         """The next trial's configuration for Ray."""
         study = self._journal.study
         if self._unfinished:
@@ -68,7 +68,7 @@ class Proposals(Searcher):  # type: ignore[misc]
         return {}  # Ray writes its searcher down for a restore of its own, which is not used
 
 
-class Notes(Callback):  # type: ignore[misc]
+class Notes(Callback):
     """Writes down what Ray tells, once. received grows when a signal comes, after which trials end unfinished."""
 
     def __init__(self, journal: Journal, epochs: int, received: Sequence[int], onlookers: Iterable[Onlooker]) -> None:
@@ -79,9 +79,7 @@ class Notes(Callback):  # type: ignore[misc]
         self._seconds: dict[int, float] = {}
         """Of training, by trial, before its attempt that is under way; none for one of which nothing was heard yet."""
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **_: Any
-    ) -> None:
+    def on_trial_result(self, trial: Any, result: Mapping[str, Any], **_: Any) -> None:
         """A sign of life, or a further epoch."""
         record = self._begun(trial, result)
         if result["epoch"] > record.epoch:
@@ -97,16 +95,16 @@ class Notes(Callback):  # type: ignore[misc]
             for onlooker in self._onlookers:
                 onlooker.reported(record)
 
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+    def on_trial_recover(self, trial: Any, **_: Any) -> None:
         """A failure after which it is tried again."""
         self._failed(trial)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+    def on_trial_error(self, trial: Any, **_: Any) -> None:
         """The last failure."""
         record = self._failed(trial)
         self._end(record, "failed", record.failures[-1])
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+    def on_trial_complete(self, trial: Any, **_: Any) -> None:
         """All epochs done, or put out at a rung."""
         if self._received:
             return
@@ -144,7 +142,7 @@ class Notes(Callback):  # type: ignore[misc]
             onlooker.ended(record)
 
 
-class WhenAsked(Stopper):  # type: ignore[misc]
+class WhenAsked(Stopper):
     """Ends Ray's loop when a signal has come; its trials stop with a checkpoint."""
 
     def __init__(self, received: Sequence[int]) -> None:

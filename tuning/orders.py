@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,30 +27,20 @@ class Desk:
 
     @property
     def output(self) -> Path:
-        """The study's folder, absolute, since trials may run anywhere."""
-        return Path(self.tuning.config.output).absolute()
-
-    def folder(self, number: int) -> Path:
-        """A trial's folder."""
-        return self.output / "trials" / f"{number:04d}"
+        """The study's folder."""
+        return Path(self.tuning.config.output)
 
     def config(self, number: int, values: Mapping[str, Any], training: Training) -> Config:
-        """What one training of a trial is told."""
-        return self.training_config(values, training, self.unseen, self.folder(number))
-
-    def training_config(
-        self, values: Mapping[str, Any], training: Training, unseen: Sequence[int], folder: Path
-    ) -> Config:
-        """A training with these values, in a folder of its own below this one; the study writes down what it comes to."""
-        storage = self.tuning.tune.storage.rstrip("/")
-        place = folder.relative_to(self.output) / training.name
+        """What one training of a trial is told. The study, not the training, writes down what it comes to."""
+        own = f"trials/{number:04d}/{training.name}"
+        mirror = self.tuning.config.checkpoints.mirror
         return with_values(self.tuning.config, values).replace(
-            output=str(folder / training.name),
+            output=str(self.output / own),
             seed=training.seed,
             data__fold=training.fold,
-            data__unseen=list(unseen),
+            data__unseen=list(self.unseen),
             checkpoints__keep=1,
-            checkpoints__mirror=f"{storage}/{place}" if storage else "",
+            checkpoints__mirror=mirror and f"{mirror.rstrip('/')}/{own}",
             tracking__experiment="",
         )
 

@@ -49,7 +49,7 @@ class TrialOrder:
         return self.trainings[: next(count for until, count in self.legs if epoch <= until)]
 
 
-class Trial(tune.Trainable):  # type: ignore[misc]
+class Trial(tune.Trainable):
     """What Ray's worker does. Its configuration has the trial's number, and its order.
 
     A result has epoch and dsc, the last that were told (0 and nan before), `trainings` with the DSC of each, `trained`,

@@ -1,0 +1,61 @@
+"""The answer of a study, kept up to date in its folder while trials end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from tuning.disk import tidy
+from tuning.figures import draw_curves, draw_importance, draw_parallel, draw_slices
+from tuning.final import FinalComparison
+from tuning.importance import importance_of
+from tuning.journal import StudyRecord, TrialRecord
+from tuning.orders import Desk
+from tuning.results import Results, write_results
+
+REDRAWN = 60.0
+"""Seconds between two drawings, at least: they take some."""
+
+
+class Answer:
+    """An onlooker that writes results down and removes what is not to stay, as trials end."""
+
+    def __init__(self, desk: Desk, study: StudyRecord) -> None:
+        self._desk = desk
+        self._study = study
+        self._drawn = -REDRAWN
+
+    def began(self, trial: TrialRecord) -> None:
+        """Nothing is known yet."""
+
+    def reported(self, trial: TrialRecord) -> None:
+        """Nothing is decided yet."""
+
+    def failed(self, trial: TrialRecord) -> None:
+        """It may yet succeed."""
+
+    def exchanged(self, trial: TrialRecord) -> None:
+        """Nothing is decided yet."""
+
+    def ended(self, trial: TrialRecord) -> None:  # noqa: ARG002 - all trials are looked at
+        """One more figure."""
+        tidy(self._desk.output / "trials", self._study, self._desk.tuning.tune.keep)
+        if time.monotonic() - self._drawn > REDRAWN:
+            self.written(None)
+            self._drawn = time.monotonic()
+
+    def written(self, final: FinalComparison | None) -> Results:
+        """Write all of it."""
+        output, tuning = self._desk.output, self._desk.tuning
+        importance = importance_of(tuning, self._study)
+        results = write_results(output, tuning, self._study, final, importance)
+        draw_curves(tuning, self._study, output / "curves.png")
+        draw_parallel(tuning, self._study, output / "parallel.png")
+        draw_slices(tuning, self._study, output / "slices.png")
+        draw_importance(importance, output / "importance.png")
+        return results
+
+    def files(self) -> list[Path]:
+        """What is worth keeping with the study's run in MLflow."""
+        names = ("trials.csv", "best.yaml", "table.md", "report.html", "result.json", "study.yaml")
+        return [*(self._desk.output / name for name in names), *sorted(self._desk.output.glob("*.png"))]
