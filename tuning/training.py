@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,9 @@ GRACE = 60.0
 """Seconds that a training has to stop: a step, and its checkpoint."""
 
 _KILLED = 20.0
+
+_LOST = re.compile(r"rank \d+ (was killed|gave no sign of life)")
+"""What the launcher says of a rank of whose end the others can only tell that they lost it."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,15 @@ class Running:
             self._process.wait(_KILLED)
 
     def why(self) -> str:
-        """In one line, what it ended of: the first error that it told of, as the cause of those that followed."""
+        """In one line, what it ended of: a rank that was killed, else the first error, as the cause of all others."""
         with self._log.open("rb") as log:
             log.seek(self._begun_at)
             lines = log.read().decode(errors="replace").splitlines()
         told = [line.partition("error: ")[2] for line in lines if "error: " in line]
-        return told[0] if told else (lines[-1] if lines else f"ended with status {self.status()}, without a word")
+        causes = [line for line in told if _LOST.match(line)] or told
+        if causes:
+            return causes[0]
+        status = self.status() or 0
+        if status < 0:
+            return f"was killed by {signal.Signals(-status).name}"
+        return lines[-1] if lines else f"ended with status {status}, without a word"

@@ -99,8 +99,9 @@ class Trial(tune.Trainable):
         """See to it that the training runs whose turn it is."""
         if self._running is not None and (status := self._running.status()) is not None:
             why, self._running = self._running.why(), None
-            if status not in (0, STOPPED):
+            if status != STOPPED and not self._has_result():  # one that has it may yet have failed to end
                 raise TrialFailed(f"{self._name}: {why}")
+            return  # what it has come to is looked at first
         wanted = next(self._wanted(dsc), None)
         if wanted is None or (self._running is not None and wanted.name == self._name):
             return
@@ -110,6 +111,10 @@ class Trial(tune.Trainable):
             self._running = Running(self._order.start, wanted, self._order.processes, self._order.cpus)
         except OSError as refused:
             raise TrialFailed(f"{wanted.name}: {refused.filename}: {refused.strerror}") from refused
+
+    def _has_result(self) -> bool:
+        """Whether the training whose turn it was has finished."""
+        return any(order.folder.result.exists() for order in self._order.trainings if order.name == self._name)
 
     def _wanted(self, dsc: dict[str, dict[int, float]]) -> Iterator[Order]:
         """Trainings that are behind in the first leg that is not done; the one that runs comes first."""
