@@ -9,7 +9,7 @@ from typing import Any
 
 from data_pipeline import Dataset, plan_epoch
 from trainer.config import Config
-from trainer.feasible import check
+from trainer.feasible import check, dataset_of, learnt_folds
 from tuning.rungs import milestones
 from tuning.settings import Training, Tuning, trainings
 from tuning.space import with_values
@@ -30,38 +30,47 @@ class Desk:
         """The study's folder."""
         return Path(self.tuning.config.output)
 
-    def config(self, number: int, values: Mapping[str, Any], training: Training) -> Config:
+    def folder(self, number: int, generation: int = 1) -> Path:
+        """Of a trial's trainings: of the first generation, or of one that went on from another trial's weights."""
+        own = self.output / "trials" / f"{number:04d}"
+        return own if generation == 1 else own / f"generation-{generation:02d}"
+
+    def config(self, number: int, values: Mapping[str, Any], training: Training, generation: int = 1) -> Config:
         """What one training of a trial is told. The study, not the training, writes down what it comes to."""
-        own = f"trials/{number:04d}/{training.name}"
+        folder = self.folder(number, generation) / training.name
+        own = folder.relative_to(self.output)
         mirror = self.tuning.config.checkpoints.mirror
         return with_values(self.tuning.config, values).replace(
-            output=str(self.output / own),
+            output=str(folder),
             seed=training.seed,
             data__fold=training.fold,
             data__unseen=list(self.unseen),
-            checkpoints__keep=1,
+            checkpoints__keep=2 if self.tuning.tune.scheduler == "population" else 1,  # until one is put aside
             checkpoints__mirror=mirror and f"{mirror.rstrip('/')}/{own}",
             tracking__experiment="",
         )
 
-    def orders(self, number: int, values: Mapping[str, Any]) -> list[Order]:
+    def orders(self, number: int, values: Mapping[str, Any], generation: int = 1) -> list[Order]:
         """A trial's trainings, in the order in which they are taken."""
         return [
-            self.order(self.config(number, values, training), training.name)
+            self.order(self.config(number, values, training, generation), training.name)
             for training in trainings(self.tuning.tune, self.tuning.config)
         ]
 
     def order(self, config: Config, name: str) -> Order:
         """A training as it is carried out."""
-        left_out = {config.data.fold, *config.data.unseen}
-        learnt_from = [fold for fold in self.dataset.folds() if fold not in left_out]
-        batches = plan_epoch(self.dataset.index, learnt_from, config.seed, 0, config.training.batch).batches
+        own = config.data.weights != self.tuning.config.data.weights  # what a scan counts may vary from trial to trial
+        dataset = dataset_of(config) if own else self.dataset
+        learnt_from = learnt_folds(config, dataset)
+        batches = plan_epoch(dataset.index, learnt_from, config.seed, 0, config.training.batch).batches
         return Order(name, config.model_dump(mode="json"), config.training.epochs, batches)
 
     def legs(self) -> list[tuple[int, int]]:
-        """Up to which epoch how many trainings of a trial are taken."""
+        """Up to which epoch how many trainings of a trial are taken; a population's wait for each other to exchange."""
         tune, epochs = self.tuning.tune, self.tuning.config.training.epochs
         count = len(trainings(tune, self.tuning.config))
+        if tune.scheduler == "population":
+            return [(epoch, count) for epoch in (*range(tune.exchange_epochs, epochs, tune.exchange_epochs), epochs)]
         rungs = milestones(tune, epochs)
         early = zip(rungs, tune.trainings_by_rung, strict=False)
         return [(epoch, wanted) for epoch, wanted in early if epoch < epochs] + [(epochs, count)]
