@@ -20,9 +20,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
+import torch
 from filelock import FileLock
 from ray._private import ray_constants
 from ray.job_config import JobConfig
@@ -32,6 +33,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from data_pipeline import Fault, WrongCall, open_store
 from trainer.config import Config
 from tuning.settings import Tune
+from tuning.stopping import own_signals
 
 if TYPE_CHECKING:
     from tuning.keeper import Versions
@@ -175,6 +177,12 @@ class Cluster:
         return f"{needs}, and the largest machine, {most.name}, has {has}; ask for less"
 
 
+def check_cores(tune: Tune, cores: int) -> None:
+    """Raise WrongCall where this machine is all there is, and has not enough for a trial: known before a Ray starts."""
+    if os.environ.get(ADDRESS, "") in ("", "local"):
+        Cluster([Node("", socket.gethostname(), _LOOPBACK, cores, torch.cuda.device_count())]).shape(tune)
+
+
 @contextmanager
 def joined_cluster(cores: int) -> Iterator[Cluster]:
     """The cluster that RAY_ADDRESS names, or so many cores of this machine under a Ray that ends with the block.
@@ -195,7 +203,7 @@ def _member(address: str) -> Iterator[None]:
     _require_answer(address)
     with _environment(RAY_USAGE_STATS_ENABLED="0"):
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, job_config=_own_modules())
+            _start(address=address)
         except Exception as failed:
             raise Fault(_no_entry(address, str(failed))) from failed
         try:
@@ -217,14 +225,11 @@ def _alone(cores: int) -> Iterator[None]:
             ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
         }
         with _environment(**own), _on_loopback():
-            ray.init(
+            _start(
                 address="local",
                 num_cpus=cores,
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                job_config=_own_modules(),
                 _node_ip_address=_LOOPBACK,
                 _temp_dir=str(folder),
             )
@@ -233,6 +238,12 @@ def _alone(cores: int) -> Iterator[None]:
             finally:
                 ray.shutdown(wait_for_processes=True)
     _read_secret_again()
+
+
+def _start(**asked: Any) -> None:
+    """Join or start a Ray, which leaves the terminal, modules and signals as they are."""
+    with own_signals():
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=_own_modules(), **asked)
 
 
 def _nodes() -> list[Node]:

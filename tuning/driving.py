@@ -78,6 +78,14 @@ class Notes(Callback):
         self._onlookers = tuple(onlookers)
         self._seconds: dict[int, float] = {}
         """Of training, by trial, before its attempt that is under way; none for one of which nothing was heard yet."""
+        trials = journal.study.trials
+        self._failed_before = {number: len(trial.failures) for number, trial in trials.items() if trial.failures}
+        """How often, by trial, before this process, of which Ray knows nothing."""
+
+    def on_trial_start(self, trial: Any, **_: Any) -> None:
+        """An attempt begins. Attempts in earlier processes count among those that a trial has."""
+        before = self._failed_before.pop(trial.config["number"], 0)
+        trial.max_failures = max(0, trial.max_failures - before)
 
     def on_trial_result(self, trial: Any, result: Mapping[str, Any], **_: Any) -> None:
         """A sign of life, or a further epoch."""

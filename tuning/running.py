@@ -15,6 +15,7 @@ from ray import tune
 
 from trainer.stopping import Stopped
 from tuning.driving import WhenAsked
+from tuning.stopping import InTime
 from tuning.training import Order, Start
 from tuning.trial import Trial, TrialOrder
 
@@ -55,7 +56,7 @@ class Crew:
                     name="study",
                     storage_path=folder,
                     stop=WhenAsked(self.received),
-                    callbacks=[notes],
+                    callbacks=[notes, InTime(self.received)],
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                     failure_config=tune.FailureConfig(max_failures=self.tune.retries),
                     verbose=0,

@@ -12,7 +12,7 @@ from pathlib import Path
 from data_pipeline import Fault
 from trainer.feasible import dataset_of
 from tuning.answer import Answer
-from tuning.cluster import joined_cluster
+from tuning.cluster import check_cores, joined_cluster
 from tuning.driving import Notes, Onlooker, Proposals
 from tuning.final import unseen_folds
 from tuning.journal import Journal, TrialRecord
@@ -53,6 +53,7 @@ def search(tuning: Tuning, launching: Launching, received: Sequence[int], say: S
     digest = dataset.index.digest
     desk = Desk(tuning, dataset, unseen_folds(tuning.tune, dataset))
     desk.check(paper_values(tuning.space, tuning.config))
+    check_cores(tuning.tune, launching.cores)
     require_same(desk.output, tuning, digest)
     with joined_cluster(launching.cores) as cluster:
         shape = cluster.shape(tuning.tune)
@@ -91,6 +92,8 @@ def run_trials(desk: Desk, journal: Journal, crew: Crew, onlookers: Iterable[Onl
     for trial in study.trials.values():
         if trial.how is None and trial.epoch >= epochs:  # killed between its last report and its end
             journal.write("ended", trial=trial.number, how="finished", why="")
+        elif trial.how is None and len(trial.failures) > tuning.tune.retries:  # likewise after its last failure
+            journal.write("ended", trial=trial.number, how="failed", why=trial.failures[-1])
 
     def order(trial: TrialRecord) -> TrialOrder:
         return crew.order(desk.orders(trial.number, trial.values), legs, trial.epoch)
