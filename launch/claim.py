@@ -16,8 +16,8 @@ from pathlib import Path
 from data_pipeline import Fault, WrongCall
 from launch.cores import Cores, usable_cores
 
-PATIENCE = 60.0
-"""Seconds to wait for cores whose launch is just ending."""
+PATIENCE = 300.0
+"""Seconds to wait for cores that other launches have."""
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 _LOOK = 0.1
@@ -35,7 +35,7 @@ def claimed_cores(count: int, within: Path = _SHARED_MEMORY, patience: float = P
     if not cores.numbers:
         yield Cores(count, ())
         return
-    folder = within / f"sonotrain-cores-{os.getuid()}"
+    folder = _folder(within)
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise Fault(f"{folder} belongs to another user; have it removed")
@@ -53,6 +53,21 @@ def claimed_cores(count: int, within: Path = _SHARED_MEMORY, patience: float = P
             free = f"{len(mine)} of {cores.count}"
             raise Fault(f"{count} cores were not free within {patience:.0f} s, only {free}: other launches have them")
         time.sleep(_LOOK)
+
+
+def free_cores(within: Path = _SHARED_MEMORY) -> int:
+    """How many of the cores that may be used here no launch has claimed now."""
+    cores = usable_cores()
+    with ExitStack() as held:
+        return cores.count - sum(
+            (folder / str(number)).exists() and not _is_claimed(folder / str(number), held)
+            for folder in [_folder(within)]
+            for number in cores.numbers
+        )
+
+
+def _folder(within: Path) -> Path:
+    return within / f"sonotrain-cores-{os.getuid()}"
 
 
 def _is_claimed(path: Path, held: ExitStack) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from launch.options import JsonFile, write_json
 from launch.terminal import say
 from launch.train_verbs import Changes, Source
@@ -16,7 +18,8 @@ def tune(
 
     Started again with the same output, it goes on. Keys that begin with tune. say what is searched and how.
     """
-    from launch.cores import usable_cores
+    from data_pipeline import WrongCall
+    from launch.claim import free_cores
     from launch.installed import versions
     from launch.job import dying
     from launch.signals import collected
@@ -24,10 +27,11 @@ def tune(
     from tuning.settings import load_tuning
 
     wanted = load_tuning(config, changes or ())
-    launching = Launching(dying, versions, usable_cores().count)
+    launching = Launching(dying, versions, free_cores(), collected)
+    if not launching.cores and "RAY_ADDRESS" not in os.environ:
+        raise WrongCall("no core of this machine is free: other launches have claimed all; wait for them, or stop them")
     tuned = wanted.tune
     say(f"Searching {', '.join(wanted.space.dimensions)} in {tuned.trials} trials; output: {wanted.config.output}")
-    with collected() as received:
-        results = search(wanted, launching, received, say)
+    results = search(wanted, launching, say)
     write_json(json, results.as_json())
     say(f"Searched; the best configuration is {results.output}/best.yaml, all else in {results.output}")

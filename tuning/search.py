@@ -5,7 +5,8 @@ Whatever ends it, the same call goes on: the journal knows each trial, and each 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tuning.final import unseen_folds
 from tuning.journal import Journal, TrialRecord
 from tuning.keeper import Versions
 from tuning.orders import Desk
+from tuning.population import run_population
 from tuning.progress import Progress, Say
 from tuning.results import Results
 from tuning.rungs import Rungs
@@ -40,22 +42,25 @@ class Launching:
     """Tells what is installed where it is called, which has to be the same on all machines."""
     cores: int
     """Of this machine, where there is no cluster to join."""
+    collected: Callable[[], AbstractContextManager[Sequence[int]]]
+    """Collects the signals that ask to stop."""
 
 
-def search(tuning: Tuning, launching: Launching, received: Sequence[int], say: Say) -> Results:
+def search(tuning: Tuning, launching: Launching, say: Say) -> Results:
     """Carry the search out, or go on with the one in the output folder.
 
-    received grows when a signal asks to stop. Raises WrongCall, before anything is written or started, for what cannot
-    be, Stopped when asked to stop, and Fault where every trial failed.
+    Raises WrongCall, before anything is written or started, for what cannot be, Stopped when a signal asks to stop,
+    and Fault where every trial failed.
     """
     tuning = settled(tuning)
     dataset = dataset_of(tuning.config)
     digest = dataset.index.digest
     desk = Desk(tuning, dataset, unseen_folds(tuning.tune, dataset))
-    desk.check(paper_values(tuning.space, tuning.config))
     check_cores(tuning.tune, launching.cores)
+    desk.check(paper_values(tuning.space, tuning.config))
     require_same(desk.output, tuning, digest)
-    with joined_cluster(launching.cores) as cluster:
+    # Ray takes SIGTERM for itself when it is joined, so signals are collected afterwards.
+    with joined_cluster(launching.cores) as cluster, launching.collected() as received:
         shape = cluster.shape(tuning.tune)
         cluster.check_nodes(tuning.config, digest, tuning.tune.storage or tuning.config.output, launching.versions)
         begin(desk.output, tuning, digest)
@@ -99,7 +104,9 @@ def run_trials(desk: Desk, journal: Journal, crew: Crew, onlookers: Iterable[Onl
         return crew.order(desk.orders(trial.number, trial.values), legs, trial.epoch)
 
     left = tuning.tune.trials - sum(trial.how is not None for trial in study.trials.values())
-    if left > 0:
+    if tuning.tune.scheduler == "population":
+        run_population(desk, journal, crew, onlookers)
+    elif left > 0:
         notes = Notes(journal, epochs, crew.received, onlookers)
         crew.run(left, Proposals(journal, tuning, order), scheduler, notes)
     if all(trial.how == "failed" for trial in study.trials.values()):

@@ -123,9 +123,7 @@ def _read(path: Path) -> FinalComparison | None:
     """What was compared before."""
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        pairs = {name: tuple(pair) for name, pair in told["per_fold"].items()}
-        return FinalComparison(
-            **(told | {"per_fold": pairs, "folds": tuple(told["folds"]), "seeds": tuple(told["seeds"])})
-        )
+        told["per_fold"] = {name: tuple(pair) for name, pair in told["per_fold"].items()}
+        return FinalComparison(**(told | {key: tuple(told[key]) for key in ("folds", "seeds")}))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -40,6 +40,13 @@ def test_cores_that_others_keep_are_not_waited_for_without_end(tmp_path: Path) -
         pass  # what the one in vain had taken is free
 
 
+def test_free_cores_are_those_that_nobody_has_claimed(tmp_path: Path) -> None:
+    assert claim.free_cores(tmp_path) == 4
+    with claim.claimed_cores(3, tmp_path):
+        assert claim.free_cores(tmp_path) == 1
+    assert claim.free_cores(tmp_path) == 4
+
+
 def test_more_cores_than_there_are_is_a_wrong_call(tmp_path: Path) -> None:
     with pytest.raises(WrongCall, match="5 cores are more than the 4"), claim.claimed_cores(5, tmp_path):
         pass
