@@ -33,7 +33,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from data_pipeline import Fault, WrongCall, open_store
 from trainer.config import Config
 from tuning.settings import Tune
-from tuning.stopping import own_signals
 
 if TYPE_CHECKING:
     from tuning.keeper import Versions
@@ -241,9 +240,8 @@ def _alone(cores: int) -> Iterator[None]:
 
 
 def _start(**asked: Any) -> None:
-    """Join or start a Ray, which leaves the terminal, modules and signals as they are."""
-    with own_signals():
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=_own_modules(), **asked)
+    """Join or start a Ray, which leaves the terminal and modules as they are."""
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=_own_modules(), **asked)
 
 
 def _nodes() -> list[Node]:

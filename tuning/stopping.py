@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -16,17 +15,6 @@ _ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 _PATIENCE = GRACE + 30.0
 """Seconds that trials have to stop: as long as their trainings, and what they are at before they hear of it."""
-
-
-@contextmanager
-def own_signals() -> Iterator[None]:
-    """Have signals handled after the block as before it. Ray takes SIGTERM when it starts, and SIGUSR1 when it runs."""
-    before = {number: signal.getsignal(number) for number in _ASKING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class InTime(Callback):
@@ -41,7 +29,7 @@ class InTime(Callback):
         self._asked = False
 
     def setup(self, **_: Any) -> None:
-        """Take signals back, just before the first trial."""
+        """Take signals back, just before the first trial: Ray has SIGUSR1 end it without a word."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
