@@ -26,7 +26,7 @@ from tuning.final import FinalComparison
 from tuning.importance import Importance
 from tuning.journal import Report, StudyRecord, TrialRecord
 from tuning.labels import percent
-from tuning.settings import Tuning
+from tuning.settings import Tuning, trainings
 from tuning.space import with_values
 
 SHOWN = 10
@@ -124,14 +124,14 @@ def results_of(
     ranked = _ranked(study)
     shown = ranked[:SHOWN] if paper is None or paper in ranked[:SHOWN] else [*ranked[:SHOWN], paper]
     epochs = tuning.config.training.epochs
-    trainings = max(1, len(tuning.tune.folds)) * max(1, len(tuning.tune.seeds))
+    of_trial = len(trainings(tuning.tune, tuning.config))
     return Results(
         output=str(output),
         asked=tuning.tune.trials,
         states=dict(Counter(trial.state for trial in trials)),
         epochs=epochs,
         trained=sum(trial.trained for trial in trials),
-        full=epochs * trainings * sum(1 for trial in trials if trial.attempts),
+        full=epochs * of_trial * sum(1 for trial in trials if trial.attempts),
         seconds=round(sum(trial.reports[-1].seconds for trial in trials if trial.reports), 1),
         best=best.number if best else None,
         paper=paper.number if paper else None,
@@ -167,17 +167,17 @@ def best_config(output: Path, tuning: Tuning, trial: TrialRecord) -> Config:
 def comma_separated(tuning: Tuning, study: StudyRecord) -> str:
     """A line a trial, in order; DSC are fractions of 1, a list is written as JSON, and what there is not is empty."""
     trials = [study.trials[number] for number in sorted(study.trials)]
-    trainings = list(dict.fromkeys(name for report in study.reports for name in report.trainings))
+    names = [training.name for training in trainings(tuning.tune, tuning.config)]
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    of_training = [f"dsc/{name}" for name in trainings]
+    of_training = [f"dsc/{name}" for name in names]
     of_work = ["trained", "seconds", "attempts", "why"]
     rows.writerow(["number", "origin", "state", "epoch", "dsc", *of_training, "sd", *of_work, *tuning.space.dimensions])
     for trial in trials:
         last = trial.reports[-1] if trial.reports else None
         of_each = last.trainings if last else {}
         cells = [trial.number, trial.origin, trial.state, trial.epoch, trial.dsc]
-        cells += [of_each.get(name) for name in trainings]
+        cells += [of_each.get(name) for name in names]
         cells += [_sd(of_each), trial.trained, round(last.seconds, 1) if last else 0, trial.attempts]
         cells += [trial.why or (trial.failures[-1] if trial.failures else "")]
         cells += [trial.values.get(key) for key in tuning.space.dimensions]
