@@ -29,6 +29,9 @@ LARGEST_BACKLOG = 20_000
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
+Write = Callable[[Any, str], None]
+"""Takes MLflow's client and the run's id."""
+
 _PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
 _LONGEST_PARAM = 6000
@@ -56,6 +59,9 @@ class Run(Protocol):
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep a file or a whole folder with the run. It is read later, so it stays as it is until `finish`."""
+
+    def write(self, entry: Write) -> None:
+        """Have this called in its turn among numbers and tags, again until the tracker has taken it or refused it."""
 
     def finish(self, status: Status = "FINISHED") -> None:
         """Write what is left, at most for FINISH_SECONDS (FAILED_SECONDS after a failure), and close the run."""
@@ -130,13 +136,13 @@ class _SilentRun:
 
     def artifact(self, path: Path, folder: str | None = None) -> None: ...
 
+    def write(self, entry: Write) -> None: ...
+
     def finish(self, status: Status = "FINISHED") -> None: ...
 
 
 _Number = tuple[str, float, int, int]
 """Key, value, milliseconds since 1970, step."""
-_Write = Callable[[Any, str], None]
-"""Takes the client and the run's id."""
 
 
 class _WrittenRun:
@@ -152,7 +158,7 @@ class _WrittenRun:
         self._id = resume
         self._client: Any = None
         self._place = "the tracker"
-        self._values: deque[list[_Number] | _Write] = deque([_params_writer(params)])
+        self._values: deque[list[_Number] | Write] = deque([_params_writer(params)])
         self._files: deque[tuple[Path, str | None]] = deque()
         self._status: Status | None = None
         self._failures = 0
@@ -188,6 +194,9 @@ class _WrittenRun:
         else:
             self._dropped += 1
 
+    def write(self, entry: Write) -> None:
+        self._keep(entry)
+
     def finish(self, status: Status = "FINISHED") -> None:
         if self._finishing.is_set():
             return
@@ -203,7 +212,7 @@ class _WrittenRun:
                 self._failures,
             )
 
-    def _keep(self, entry: list[_Number] | _Write) -> None:
+    def _keep(self, entry: list[_Number] | Write) -> None:
         if len(self._values) < LARGEST_BACKLOG:
             self._values.append(entry)
         else:
@@ -282,7 +291,7 @@ class _WrittenRun:
             self._unless_refused(_file_writer(*self._files[0]))
             self._files.popleft()
 
-    def _unless_refused(self, write: _Write) -> None:
+    def _unless_refused(self, write: Write) -> None:
         """Write; what the tracker will never take is dropped with a warning, and anything else is raised."""
         from mlflow.exceptions import MlflowException
 
@@ -313,7 +322,7 @@ class _WrittenRun:
         self._failures_in_a_row = 0
 
 
-def _first_numbers(entries: deque[list[_Number] | _Write]) -> Iterator[list[_Number]]:
+def _first_numbers(entries: deque[list[_Number] | Write]) -> Iterator[list[_Number]]:
     """The lists of numbers at the front that go into one batch, at least one if the first entry is one."""
     room = _METRICS_OF_A_BATCH
     for position in range(len(entries)):
@@ -324,7 +333,7 @@ def _first_numbers(entries: deque[list[_Number] | _Write]) -> Iterator[list[_Num
         yield entry
 
 
-def _numbers_writer(lists: Sequence[list[_Number]]) -> _Write:
+def _numbers_writer(lists: Sequence[list[_Number]]) -> Write:
     def write(client: Any, run_id: str) -> None:
         from mlflow.entities import Metric
 
@@ -333,7 +342,7 @@ def _numbers_writer(lists: Sequence[list[_Number]]) -> _Write:
     return write
 
 
-def _params_writer(params: Mapping[str, Any]) -> _Write:
+def _params_writer(params: Mapping[str, Any]) -> Write:
     """Writes what the run does not have yet. A run's parameters cannot change in MLflow: those that did, since it
     was last started, are told in a tag.
     """
@@ -353,7 +362,7 @@ def _params_writer(params: Mapping[str, Any]) -> _Write:
     return write
 
 
-def _tags_writer(tags: Mapping[str, str]) -> _Write:
+def _tags_writer(tags: Mapping[str, str]) -> Write:
     def write(client: Any, run_id: str) -> None:
         from mlflow.entities import RunTag
 
@@ -364,7 +373,7 @@ def _tags_writer(tags: Mapping[str, str]) -> _Write:
     return write
 
 
-def _file_writer(path: Path, folder: str | None) -> _Write:
+def _file_writer(path: Path, folder: str | None) -> Write:
     def write(client: Any, run_id: str) -> None:
         if path.is_dir():
             client.log_artifacts(run_id, str(path), folder)
