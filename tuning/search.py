@@ -15,13 +15,14 @@ from trainer.feasible import dataset_of
 from tuning.answer import Answer
 from tuning.cluster import check_cores, joined_cluster
 from tuning.driving import Notes, Onlooker, Proposals
-from tuning.final import unseen_folds
-from tuning.journal import Journal, TrialRecord
+from tuning.final import final_trainings, unseen_folds
+from tuning.journal import NAME as JOURNAL
+from tuning.journal import Journal, TrialRecord, read_journal
 from tuning.keeper import Versions
 from tuning.orders import Desk
 from tuning.population import run_population
 from tuning.progress import Progress, Say
-from tuning.results import Results
+from tuning.results import Results, winner
 from tuning.rungs import Rungs
 from tuning.running import Crew
 from tuning.settings import Tuning
@@ -30,7 +31,7 @@ from tuning.study_folder import begin, require_same
 from tuning.tracked import TrackedStudy
 from tuning.training import Start
 from tuning.trial import TrialOrder
-from tuning.verdict import verdict
+from tuning.verdict import compared, verdict
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def search(tuning: Tuning, launching: Launching, say: Say) -> Results:
     check_cores(tuning.tune, launching.cores)
     desk.check(paper_values(tuning.space, tuning.config))
     require_same(desk.output, tuning, digest)
+    if (over := done(desk)) is not None:
+        return over
     # Ray takes SIGTERM for itself when it is joined, so signals are collected afterwards.
     with joined_cluster(launching.cores) as cluster, launching.collected() as received:
         shape = cluster.shape(tuning.tune)
@@ -74,6 +77,21 @@ def search(tuning: Tuning, launching: Launching, say: Say) -> Results:
             results = answer.written(verdict(desk, study, crew, say))
             tracked.concluded(results.best, results.final, answer.files())
     return results
+
+
+def done(desk: Desk) -> Results | None:
+    """What a study came to that lacks nothing more, for which no cluster is needed; None where there is more to do."""
+    if not (desk.output / JOURNAL).exists():
+        return None
+    study = read_journal(desk.output)
+    ended = [trial for trial in study.trials.values() if trial.how is not None]
+    best = winner(study)
+    if len(ended) < max(desk.tuning.tune.trials, len(study.trials)) or best is None:
+        return None
+    final = compared(desk.output, best.number)
+    if final is None and final_trainings(desk.tuning, best.values, desk.unseen):
+        return None
+    return Answer(desk, study).written(final)
 
 
 def settled(tuning: Tuning) -> Tuning:

@@ -42,8 +42,7 @@ def verdict(desk: Desk, study: StudyRecord, crew: Crew, say: Say) -> FinalCompar
     trainings = final_trainings(desk.tuning, best.values, desk.unseen)
     if not trainings:
         return None
-    path = desk.output / NAME
-    if (known := _read(path)) and known.winner == best.number:
+    if known := compared(desk.output, best.number):
         return known
     folds = ", ".join(map(str, desk.unseen))
     say(f"Trial {best.number} is the best; it and the paper's weights are trained for fold {folds}, which no trial saw")
@@ -59,7 +58,7 @@ def verdict(desk: Desk, study: StudyRecord, crew: Crew, say: Say) -> FinalCompar
         keep_weights(order.folder.checkpoints)
     held_out = list(dict.fromkeys(training for _, training, _ in trainings))
     final = compare_final(scores, held_out, best.number)
-    with replacing(path) as partial:
+    with replacing(desk.output / NAME) as partial:
         partial.write_text(json.dumps(asdict(final), indent=1), encoding="utf-8")
     return final
 
@@ -119,11 +118,12 @@ class Heard(Callback):
         return {}
 
 
-def _read(path: Path) -> FinalComparison | None:
-    """What was compared before."""
+def compared(output: Path, winner: int) -> FinalComparison | None:
+    """What was compared before, if it was this trial."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads((output / NAME).read_text(encoding="utf-8"))
         told["per_fold"] = {name: tuple(pair) for name, pair in told["per_fold"].items()}
-        return FinalComparison(**(told | {key: tuple(told[key]) for key in ("folds", "seeds")}))
+        known = FinalComparison(**(told | {key: tuple(told[key]) for key in ("folds", "seeds")}))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return known if known.winner == winner else None
