@@ -6,12 +6,11 @@ import time
 from pathlib import Path
 
 from tuning.disk import tidy
-from tuning.figures import draw_curves, draw_importance, draw_parallel, draw_slices
 from tuning.final import FinalComparison
-from tuning.importance import importance_of
 from tuning.journal import StudyRecord, TrialRecord
 from tuning.orders import Desk
-from tuning.results import Results, write_results
+from tuning.page import write_report
+from tuning.results import Results
 
 REDRAWN = 60.0
 """Seconds between two drawings, at least: they take some."""
@@ -46,14 +45,7 @@ class Answer:
 
     def written(self, final: FinalComparison | None) -> Results:
         """Write all of it."""
-        output, tuning = self._desk.output, self._desk.tuning
-        importance = importance_of(tuning, self._study)
-        results = write_results(output, tuning, self._study, final, importance)
-        draw_curves(tuning, self._study, output / "curves.png")
-        draw_parallel(tuning, self._study, output / "parallel.png")
-        draw_slices(tuning, self._study, output / "slices.png")
-        draw_importance(importance, output / "importance.png")
-        return results
+        return write_report(self._desk.output, self._desk.tuning, self._study, final)
 
     def files(self) -> list[Path]:
         """What is worth keeping with the study's run in MLflow."""
