@@ -10,10 +10,10 @@ from tuning.final import FinalComparison
 from tuning.journal import StudyRecord, TrialRecord
 from tuning.orders import Desk
 from tuning.page import write_report
-from tuning.results import Results
+from tuning.results import Results, write_results
 
-REDRAWN = 60.0
-"""Seconds between two drawings, at least: they take some."""
+REDRAWN = 600.0
+"""Seconds between two drawings of the page, at least: it takes some ten."""
 
 
 class Answer:
@@ -42,6 +42,8 @@ class Answer:
         if time.monotonic() - self._drawn > REDRAWN:
             self.written(None)
             self._drawn = time.monotonic()
+        else:
+            write_results(self._desk.output, self._desk.tuning, self._study)
 
     def written(self, final: FinalComparison | None) -> Results:
         """Write all of it."""
