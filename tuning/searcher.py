@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from tuning.journal import StudyRecord, TrialRecord
 from tuning.settings import Tuning
 from tuning.space import Range, Space, paper_values
 
-REPEATS = 20
+REPEATS = 50
 """How often a proposal that was made before is drawn again: a small space may have no other left."""
 
 _STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -30,8 +30,8 @@ def propose(tuning: Tuning, study: StudyRecord) -> tuple[dict[str, Any], str]:
     """Values of the next trial, by key, and where they are from: paper, random or tpe.
 
     The first trial has the paper's. Chance depends on the seed and the trial's number alone. The Parzen estimator
-    (Optuna's, over all keys together) takes over when as many trials have ended as it needs; it takes those that
-    are still at work for bad ones, so that it does not propose the same again.
+    (Optuna's, over all keys together) takes over when as many trials have ended as it needs; it takes those that are
+    still at work for bad ones, so that it does not propose the same again. Where it does, chance has another try.
     """
     number = len(study.trials)
     if number == 0:
@@ -39,7 +39,12 @@ def propose(tuning: Tuning, study: StudyRecord) -> tuple[dict[str, Any], str]:
     ended = sum(trial.how in ("finished", "stopped") for trial in study.trials.values())
     if tuning.tune.searcher == "random" or ended < by_chance(tuning.tune.trials):
         return _random(tuning, number), "random"
-    return _estimated(tuning, study), "tpe"
+    before = [trial.values for trial in study.trials.values()]
+    for repeat in range(REPEATS):
+        values = tuning.space.values(_estimated(tuning, study, repeat))
+        if values not in before:
+            return values, "tpe"
+    return _drawn(tuning, number, before), "random"
 
 
 def by_chance(trials: int) -> int:
@@ -48,16 +53,21 @@ def by_chance(trials: int) -> int:
 
 
 def _random(tuning: Tuning, number: int) -> dict[str, Any]:
-    """Those of the trial with this number, none of which, from the paper's on, is a repetition if that can be."""
-    drawn = [paper_values(tuning.space, tuning.config)]
+    """Values of the trial with this number in a search by chance, which knows what those before it drew."""
+    before = [paper_values(tuning.space, tuning.config)]
     for trial in range(1, number + 1):
-        for repeat in range(REPEATS):
-            chance = np.random.default_rng([tuning.config.seed, trial, repeat])
-            values = tuning.space.values(_point(tuning.space, chance))
-            if values not in drawn:
-                break
-        drawn.append(values)
-    return drawn[-1]
+        before.append(_drawn(tuning, trial, before))
+    return before[-1]
+
+
+def _drawn(tuning: Tuning, number: int, before: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Values that were not there before, if they can be found."""
+    for repeat in range(REPEATS):
+        chance = np.random.default_rng([tuning.config.seed, number, repeat])
+        values = tuning.space.values(_point(tuning.space, chance))
+        if values not in before:
+            break
+    return values
 
 
 def _point(space: Space, chance: np.random.Generator) -> dict[str, float | int]:
@@ -67,23 +77,12 @@ def _point(space: Space, chance: np.random.Generator) -> dict[str, float | int]:
     }
 
 
-def _estimated(tuning: Tuning, study: StudyRecord) -> dict[str, Any]:
-    before = [trial.values for trial in study.trials.values()]
-    for repeat in range(REPEATS):
-        values = tuning.space.values(_asked(tuning, study, repeat))
-        if values not in before:
-            break
-    return values
-
-
-def _asked(tuning: Tuning, study: StudyRecord, repeat: int) -> Mapping[str, float | int]:
+def _estimated(tuning: Tuning, study: StudyRecord, repeat: int) -> Mapping[str, float | int]:
     """The point that the Parzen estimator names."""
     distributions = _distributions(tuning.space)
     number = len(study.trials)
     seed = int(np.random.SeedSequence([tuning.config.seed, number, repeat]).generate_state(1)[0])
-    sampler = optuna.samplers.TPESampler(
-        n_startup_trials=1, multivariate=True, constant_liar=True, seed=seed
-    )  # by_chance has been waited for
+    sampler = optuna.samplers.TPESampler(n_startup_trials=0, multivariate=True, constant_liar=True, seed=seed)
     with _quiet():
         asked = optuna.create_study(direction="maximize", sampler=sampler)
         for _, trial in sorted(study.trials.items()):
