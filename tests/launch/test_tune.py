@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from launch import claim
 from launch.cores import usable_cores
 from tests.launch.command import Command
 
@@ -29,6 +30,7 @@ def asked(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A search of three trials on twelve phantoms in three folds, for which no Ray may be started."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "init", None)
+    monkeypatch.setattr(claim, "free_cores", lambda: usable_cores().count)  # whatever else this machine is at
     Path("search.yaml").write_text(SEARCH)
     return "search.yaml"
 
@@ -102,3 +104,14 @@ def test_another_study_s_folder_and_a_training_s_stay_as_they_are(asked: str, so
         assert outcome.status == 2, outcome.errors
         assert words in outcome.error
     assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == kept
+
+
+def test_where_other_launches_have_all_cores_it_is_said(
+    asked: str, sonotrain: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim, "free_cores", lambda: 0)
+    outcome = sonotrain("tune", asked)
+    assert outcome.status == 2
+    assert outcome.error == (
+        "error: no core of this machine is free: other launches have claimed all; wait for them, or stop them"
+    )
