@@ -28,6 +28,9 @@ class Onlooker(Protocol):
     def failed(self, trial: TrialRecord) -> None:
         """An attempt has failed; the trial's last failure says why."""
 
+    def exchanged(self, trial: TrialRecord) -> None:
+        """It goes on from another trial's weights; its last donor says from whose."""
+
     def ended(self, trial: TrialRecord) -> None:
         """The trial has ended."""
 

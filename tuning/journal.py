@@ -77,6 +77,11 @@ class TrialRecord:
     """Of a population: from which trial it went on, and at which epoch."""
 
     @property
+    def generation(self) -> int:
+        """Which of its weights it trains, counted from 1: another one begins with each donor's."""
+        return len(self.donors) + 1
+
+    @property
     def epoch(self) -> int:
         """Epochs that it has reported."""
         return self.reports[-1].epoch if self.reports else 0

@@ -37,17 +37,23 @@ class Crew:
         """A trial of these trainings."""
         return TrialOrder(trainings, legs, self.start, self.tune.processes, self.tune.cpus, reported)
 
-    def run(self, count: int, searcher: Any, scheduler: Any, notes: tune.Callback) -> None:
-        """Run so many trials as the searcher proposes them. Raises Stopped where a signal has come."""
+    def run(
+        self, count: int, searcher: Any, scheduler: Any, notes: tune.Callback, together: dict[str, Any] | None = None
+    ) -> None:
+        """Run so many trials as the searcher proposes them, or without one so often those of together, all at once.
+
+        Raises Stopped where a signal has come.
+        """
         _quiet()
         with tempfile.TemporaryDirectory(prefix="sonotrain-tune-", ignore_cleanup_errors=True) as folder:
             tune.Tuner(
                 tune.with_resources(Trial, self.shape),
+                param_space=together,
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
                     scheduler=scheduler,
                     num_samples=count,
-                    max_concurrent_trials=self.at_once,
+                    max_concurrent_trials=self.at_once if searcher else None,
                     reuse_actors=False,
                     trial_name_creator=_name,
                     trial_dirname_creator=_name,
