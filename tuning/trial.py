@@ -14,6 +14,7 @@ from typing import Any
 
 from ray import tune
 
+from tuning.exchange import put_aside
 from tuning.training import STOPPED, Order, Running, Start, measured
 
 LOOK = 2.0
@@ -38,6 +39,8 @@ class TrialOrder:
     cpus: int
     reported: int = 0
     """Epochs that were told before."""
+    exchange_epochs: int = 0
+    """After so many epochs, time and again, its weights are put aside for other trials; 0 for never."""
 
     @property
     def epochs(self) -> int:
@@ -70,7 +73,7 @@ class Trial(tune.Trainable):
         while True:
             began = time.monotonic()
             dsc = {order.name: measured(order) for order in self._order.trainings}
-            if self._is_new(dsc) or time.monotonic() > until:
+            if (self._is_put_aside(dsc) and self._is_new(dsc)) or time.monotonic() > until:
                 break
             self._keep_going(dsc)
             time.sleep(_PAUSE)
@@ -84,6 +87,18 @@ class Trial(tune.Trainable):
         if self._running is not None:
             self._running.stop()
             self._running = None
+
+    def _is_put_aside(self, dsc: dict[str, dict[int, float]]) -> bool:
+        """Whether no weights are waited for, of trainings that have come to the next epoch of exchange."""
+        every = self._order.exchange_epochs
+        if not every:
+            return True
+        epoch = (self._told["epoch"] // every + 1) * every
+        reached = [order for order in self._order.trainings if epoch < self._order.epochs and epoch in dsc[order.name]]
+        try:
+            return all(put_aside(order, epoch) for order in reached)
+        except OSError as refused:
+            raise TrialFailed(f"{refused.filename}: {refused.strerror}") from refused
 
     def _is_new(self, dsc: dict[str, dict[int, float]]) -> bool:
         """Whether a further epoch has been done by all trainings that count for it."""
