@@ -10,8 +10,7 @@ from typing import Any
 from data_pipeline import Dataset, plan_epoch
 from trainer.config import Config
 from trainer.feasible import check, dataset_of, learnt_folds
-from tuning.rungs import milestones
-from tuning.settings import Training, Tuning, trainings
+from tuning.settings import Training, Tuning, legs, trainings
 from tuning.space import with_values
 from tuning.training import Order
 
@@ -66,14 +65,9 @@ class Desk:
         return Order(name, config.model_dump(mode="json"), config.training.epochs, batches)
 
     def legs(self) -> list[tuple[int, int]]:
-        """Up to which epoch how many trainings of a trial are taken; a population's wait for each other to exchange."""
-        tune, epochs = self.tuning.tune, self.tuning.config.training.epochs
-        count = len(trainings(tune, self.tuning.config))
-        if tune.scheduler == "population":
-            return [(epoch, count) for epoch in (*range(tune.exchange_epochs, epochs, tune.exchange_epochs), epochs)]
-        rungs = milestones(tune, epochs)
-        early = zip(rungs, tune.trainings_by_rung, strict=False)
-        return [(epoch, wanted) for epoch, wanted in early if epoch < epochs] + [(epochs, count)]
+        """Up to which epoch how many trainings of a trial are taken before any goes further."""
+        tune, config = self.tuning.tune, self.tuning.config
+        return legs(tune, config.training.epochs, len(trainings(tune, config)))
 
     def check(self, values: Mapping[str, Any]) -> None:
         """Raise WrongCall for values with which a training cannot be."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from tuning.settings import Tune, milestones
+from tuning.settings import Tune, legs
 
 GoesOn = Callable[[int, int, float], bool]
 """Told a trial's number, the epoch that it reports and its DSC: whether it goes on."""
@@ -59,23 +59,15 @@ class Plan:
         A trial's trainings run one after another, each to the end of a leg; what an epoch came to is reported when the
         last of them has done it. The one that ran last goes on into the next leg without a start.
         """
-        legs = iter(self._legs())
-        end, count = next(legs)
+        ends = iter(legs(self.tune, self.epochs, self.trainings))
+        end, count = next(ends)
         starts, work = count, []
         for epoch in self.reported:
             while epoch > end:
-                end, count = next(legs)
+                end, count = next(ends)
                 starts += count - 1
             work.append(Work(count, starts, (count - 1) * end + epoch))
         return tuple(work)
-
-    def _legs(self) -> list[tuple[int, int]]:
-        """Up to which epoch how many trainings of a trial are taken before any goes further."""
-        rungs = milestones(self.tune, self.epochs)[:-1]
-        counts = [min(count, self.trainings) for count in self.tune.trainings_by_rung][: len(rungs)]
-        if self.tune.scheduler == "asha":
-            counts += [self.trainings] * (len(rungs) - len(counts))
-        return [*zip(rungs, counts, strict=False), (self.epochs, self.trainings)]
 
 
 @dataclass(frozen=True)

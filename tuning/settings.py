@@ -101,6 +101,18 @@ def milestones(tune: Tune, epochs: int) -> list[int]:
     return [*rungs, epochs]
 
 
+def legs(tune: Tune, epochs: int, count: int) -> list[tuple[int, int]]:
+    """Up to which epoch how many of a trial's trainings, of which it has count, are taken before any goes further.
+
+    A rung, or an exchange of a population, needs all that count for it, and so ends a leg.
+    """
+    if tune.scheduler == "population":
+        return [(epoch, count) for epoch in (*range(tune.exchange_epochs, epochs, tune.exchange_epochs), epochs)]
+    rungs = milestones(tune, epochs)[:-1] if tune.scheduler == "asha" else []
+    wanted = [*tune.trainings_by_rung, *[count] * len(rungs)]
+    return [*zip(rungs, wanted, strict=False), (epochs, count)]
+
+
 def load_tuning(source: str, changes: Sequence[str] = ()) -> Tuning:
     """The search of a preset's name or a YAML file, with `key=value` changes, those of `tune.` among them, in order.
 

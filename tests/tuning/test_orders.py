@@ -89,15 +89,15 @@ def test_a_trial_that_takes_scans_more_often_has_more_steps(
 @pytest.mark.parametrize(
     ("changes", "legs"),
     [
-        ((), [(9, 1)]),
-        (("tune.folds=[1, 2]", "tune.seeds=[0, 1]"), [(9, 4)]),
-        (("tune.folds=[1, 2]", "tune.trainings_by_rung=[1]"), [(1, 1), (9, 2)]),
+        ((), [(1, 1), (3, 1), (9, 1)]),
+        (("tune.folds=[1, 2]", "tune.seeds=[0, 1]"), [(1, 4), (3, 4), (9, 4)]),
+        (("tune.folds=[1, 2]", "tune.trainings_by_rung=[1]"), [(1, 1), (3, 2), (9, 2)]),
         (("tune.folds=[1, 2]", "tune.seeds=[0, 1]", "tune.trainings_by_rung=[1, 2]"), [(1, 1), (3, 2), (9, 4)]),
         (("tune.folds=[1, 2]", "tune.first_rung=4", "tune.trainings_by_rung=[1]"), [(4, 1), (9, 2)]),
         (("tune.folds=[1, 2]", "tune.scheduler=none"), [(9, 2)]),
     ],
 )
-def test_more_trainings_are_taken_from_rung_to_rung_and_all_of_them_in_the_end(
+def test_all_trainings_that_count_at_a_rung_come_to_it_before_any_goes_further(
     desk: DeskOf, changes: tuple[str, ...], legs: list[tuple[int, int]]
 ) -> None:
     assert desk(*changes).legs() == legs

@@ -86,6 +86,13 @@ def test_further_trainings_are_taken_at_the_rungs_that_ask_for_them():
     assert [each.trained for each in work] == [1, 3 + 2, 3 + 3, 18 + 4, 18 + 5, 18 + 6, 18 + 7, 18 + 8, 18 + 9]
 
 
+def test_all_trainings_come_to_a_rung_before_it_judges_and_to_the_end_in_turn_without_one():
+    plan = Plan(Tune(folds=(1, 2), first_rung=1, reduction=3), slots=1, epochs=4, trainings=2)
+    assert [tuple(each) for each in plan.work] == [(2, 2, 2), (2, 3, 5), (2, 3, 6), (2, 4, 8)]
+    full = Plan(Tune(folds=(1, 2), scheduler="none"), slots=1, epochs=4, trainings=2)
+    assert [tuple(each) for each in full.work] == [(2, 2, 5), (2, 2, 6), (2, 2, 7), (2, 2, 8)]
+
+
 def test_reports_come_with_validations_and_at_the_end():
     assert Plan(Tune(), slots=1, epochs=10, every=4).reported == (4, 8, 10)
     assert Plan(Tune(), slots=1, epochs=8, every=4).reported == (4, 8)
