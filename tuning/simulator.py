@@ -109,6 +109,15 @@ class Measured:
             max(EQUAL, 1.06 * spread * len(told) ** -0.2),
         )
 
+    @property
+    def epoch_seconds(self) -> float:
+        """Of a training, the median of all that were measured."""
+        return float(np.median(np.concatenate(self.paces)))
+
+    def training_seconds(self, epochs: int) -> float:
+        """Of one training from its start to its last epoch."""
+        return self.start_seconds + epochs * self.epoch_seconds
+
     def course(self, plan: Plan, chance: np.random.Generator) -> Course:
         """A trial that goes like one of them, drawn."""
         which = int(chance.integers(len(self.curves)))
