@@ -148,6 +148,15 @@ def winner(study: StudyRecord) -> TrialRecord | None:
     return min(finished, key=lambda trial: (-(trial.dsc or 0.0), trial.number), default=None)
 
 
+def challenger(study: StudyRecord) -> TrialRecord | None:
+    """The trial to hold against the paper's at the end: the winner, or if that is the paper's own the next best.
+
+    Where no other has finished, it is the one that went furthest. None where there is none.
+    """
+    others = [trial for trial in study.best() if trial.origin != "paper"]
+    return others[0] if others else None
+
+
 def paper_trial(study: StudyRecord) -> TrialRecord | None:
     """The trial with the paper's weights."""
     return next((trial for trial in study.trials.values() if trial.origin == "paper"), None)

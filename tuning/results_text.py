@@ -22,7 +22,7 @@ def answer(results: Results) -> str:
     among = f"of {sum(results.states.values())} trials"
     reached = f"{percent(best.dsc)} % DSC in the search"
     if best.trial == results.paper:
-        return f"The paper's weights win: no other {among} reached their {reached}."
+        return f"The paper's weights win: no other {among} reached their {reached}.{_next_best(results.final)}"
     if results.final is not None:
         return _answer_of_final(results.final, best, among, reached)
     if paper is None or best.difference is None:
@@ -33,6 +33,18 @@ def answer(results: Results) -> str:
         f"Trial {best.trial} is the best {among}, with {reached}, {percent(best.difference, '+')} points against the "
         f"paper's weights, and higher in {best.better} of {len(best.trainings)} trainings; the best of many is "
         "flattered by the folds that chose it, and no unseen fold has been compared on yet."
+    )
+
+
+def _next_best(final: FinalComparison | None) -> str:
+    """What the next best came to beside the paper's weights, where it was compared."""
+    if final is None:
+        return ""
+    told = f"{percent(final.best)} % against {percent(final.paper)} %, {percent(final.difference, '+')} points"
+    sure = "" if final.low is None else f" [{percent(final.low, '+')}, {percent(final.high, '+')}]"
+    return (
+        f" On {final.cases} scans of {final.patients} patients that no trial had seen the next best, "
+        f"trial {final.winner}, has {told}{sure}."
     )
 
 

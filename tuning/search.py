@@ -22,7 +22,7 @@ from tuning.keeper import Versions
 from tuning.orders import Desk
 from tuning.population import run_population
 from tuning.progress import Progress, Say
-from tuning.results import Results, winner
+from tuning.results import Results, challenger
 from tuning.rungs import Rungs
 from tuning.running import Crew
 from tuning.settings import Tuning
@@ -85,11 +85,11 @@ def done(desk: Desk) -> Results | None:
         return None
     study = read_journal(desk.output)
     ended = [trial for trial in study.trials.values() if trial.how is not None]
-    best = winner(study)
-    if len(ended) < max(desk.tuning.tune.trials, len(study.trials)) or best is None:
+    best = challenger(study)
+    if len(ended) < max(desk.tuning.tune.trials, len(study.trials)):
         return None
-    final = compared(desk.output, best.number)
-    if final is None and final_trainings(desk.tuning, best.values, desk.unseen):
+    final = compared(desk.output, best.number) if best else None
+    if best and final is None and final_trainings(desk.tuning, best.values, desk.unseen):
         return None
     return Answer(desk, study).written(final)
 

@@ -24,7 +24,7 @@ from tuning.final import FinalComparison, compare_final, final_trainings
 from tuning.journal import StudyRecord
 from tuning.orders import Desk
 from tuning.progress import Say
-from tuning.results import winner
+from tuning.results import challenger
 from tuning.running import Crew
 from tuning.trial import TrialOrder
 
@@ -32,11 +32,11 @@ NAME = "final.json"
 
 
 def verdict(desk: Desk, study: StudyRecord, crew: Crew, say: Say) -> FinalComparison | None:
-    """The comparison of the best finished trial with the paper's; None where there is nothing to compare.
+    """The comparison of the best trial but the paper's with the paper's; None where there is nothing to compare.
 
     What was compared before is not compared again. Raises Fault where a training of it failed as often as it may.
     """
-    best = winner(study)
+    best = challenger(study)
     if best is None:
         return None
     trainings = final_trainings(desk.tuning, best.values, desk.unseen)
@@ -45,7 +45,7 @@ def verdict(desk: Desk, study: StudyRecord, crew: Crew, say: Say) -> FinalCompar
     if known := compared(desk.output, best.number):
         return known
     folds = ", ".join(map(str, desk.unseen))
-    say(f"Trial {best.number} is the best; it and the paper's weights are trained for fold {folds}, which no trial saw")
+    say(f"Trial {best.number} and the paper's weights are trained for fold {folds}, which no trial has seen")
     orders = [(f"{side} {training.name}", desk.order(config, training.name)) for side, training, config in trainings]
     epochs = desk.tuning.config.training.epochs
     given = {name: crew.order([order], [(epochs, 1)]) for name, order in orders}
