@@ -6,7 +6,6 @@ keeps its files in a folder of its own, and ends with the block that started it,
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -24,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
-from filelock import FileLock
 from ray._private import ray_constants
 from ray.job_config import JobConfig
 from ray.tune import PlacementGroupFactory
@@ -49,9 +47,12 @@ LOOK_TIMEOUT = 180.0
 _LEAVE_TIMEOUT = 10.0
 _LOOPBACK = "127.0.0.1"
 _OBJECT_STORE = 80_000_000  # bytes; trials hand over a few numbers at a time
-_LONGEST = 36  # characters of a folder's name, below which Ray's sockets still have names that are short enough
+_SOCKET = "/ray-01234567/session_2026-11-28_13-15-42_835512_4194304/sockets/plasma_store"
+_LONGEST = 107 - len(_SOCKET)  # characters of our folder's name, for a socket's may not be longer
 
 _JOIN = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+
+_SWEEPER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("sweeper.py")))
 
 _log = logging.getLogger("sonotrain")
 
@@ -81,10 +82,7 @@ class Cluster:
         Raises WrongCall where there are not enough machines that could ever hold it.
         """
         asked = {"CPU": tune.processes * tune.cpus}
-        gpus = self._gpus_of_a_process(tune, asked["CPU"])
-        if gpus > 1:
-            raise WrongCall(f"tune.gpus={gpus}: a process of a training uses one GPU; raise tune.processes instead")
-        if gpus:
+        if self._gpus_of_a_process(tune, asked["CPU"]):
             asked["GPU"] = tune.processes
         shape = PlacementGroupFactory(
             [dict(asked)] * tune.nodes, strategy="STRICT_SPREAD" if tune.nodes > 1 else "STRICT_PACK"
@@ -368,27 +366,20 @@ def _environment(**variables: str) -> Iterator[None]:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A new folder with a short name for a Ray's files; it goes with the block, those of killed processes as well."""
-    within = tempfile.gettempdir()
-    root = Path(within if len(within) <= _LONGEST - 20 else "/tmp") / f"sonotrain-{os.getuid()}"  # noqa: S108
+    """A new folder with a short name for a Ray's files. It goes with the block, and so does that Ray."""
+    root = Path(tempfile.gettempdir()) / f"sonotrain-{os.getuid()}"
+    if len(str(root)) > _LONGEST:
+        root = Path("/tmp") / root.name  # noqa: S108
     root.mkdir(mode=0o700, exist_ok=True)
     about = root.lstat()
     if about.st_uid != os.getuid() or about.st_mode & 0o077 or root.is_symlink():
         raise Fault(f"{root}: belongs to others or is open to them; remove it, or set TMPDIR")
-    with FileLock(root / "lock", timeout=ANSWER_TIMEOUT):
-        for old in root.glob("ray-*"):
-            _remove_unused(old)
-        folder = Path(tempfile.mkdtemp(prefix="ray-", dir=root))
-        used = os.open(folder / "used", os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(used, fcntl.LOCK_EX)
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir=root))
+    # In a session of its own, or what kills the driver's process group would kill it too.
+    sweeper = subprocess.Popen([*_SWEEPER, str(folder)], stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield folder
     finally:
-        os.close(used)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_unused(folder: Path) -> None:
-    with suppress(OSError), (folder / "used").open("rb") as used:
-        fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        sweeper.kill()
+        sweeper.communicate()
         shutil.rmtree(folder, ignore_errors=True)
