@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,6 +95,54 @@ def step(
     say(f"{rounds} rounds{f', written to {json}' if json else ', above'}")
 
 
+@bench.command()
+def tune(
+    config: Source = "quick",
+    changes: Changes = None,
+    rounds: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How often each is measured; below 6 no interval can be given.")
+    ] = 7,
+    json: JsonFile = None,
+) -> None:
+    """Take the time of a trial of sonotrain tune, beside that of the same training without Ray."""
+    from launch.benches.tune import Wanted, bench_tune
+
+    say(f"Timing a trial of {config} on this machine, and the same training by launch local: {rounds} rounds")
+    result = bench_tune(Wanted(config, changes or (), rounds), say)
+    show_trials(result)
+    write_json(json, result)
+    say(f"{rounds} rounds{f', written to {json}' if json else ', above'}")
+
+
+def show_trials(result: Mapping[str, Any]) -> None:
+    """What both took, one of the other, and what was promised."""
+    parts = {
+        "until the first point of the curves": "start",
+        "from there to the last": "training",
+        "a step of these": "step",
+        "from that to the end": "end",
+        "the whole command": "whole",
+    }
+    alone, trial = (way["seconds"] for way in result["ways"])
+    told = result["trial_of_alone"]
+    show_table(
+        "Seconds: median [95 % interval]",
+        ("", "launch local", "a trial", "a trial is"),
+        [
+            (
+                name,
+                *(_interval(way[part], "{:.3f}" if part == "step" else "{:.1f}") for way in (alone, trial)),
+                _interval(told[part], "{:.3f}") + " x"
+                if part in told
+                else _interval(result["more_seconds"][part], "{:+.1f}") + " s",
+            )
+            for name, part in parts.items()
+        ],
+        numbers=True,
+    )
+    _show_promises(result["criteria"])
+
+
 def show_steps(result: Mapping[str, Any]) -> None:
     """Speeds, the ladder, and what was promised."""
     rows = [*result["loops"], *([result["data"]] if "data" in result else []), *result.get("processes", ())]
@@ -130,6 +178,10 @@ def show_steps(result: Mapping[str, Any]) -> None:
             ],
             numbers=True,
         )
+    _show_promises(result["criteria"])
+
+
+def _show_promises(criteria: Sequence[Mapping[str, Any]]) -> None:
     show_table(
         "Promises",
         ("what", "wanted", "measured", ""),
@@ -140,7 +192,7 @@ def show_steps(result: Mapping[str, Any]) -> None:
                 _interval(each, "{:.3f}"),
                 "met" if each["met"] else "MISSED",
             )
-            for each in result["criteria"]
+            for each in criteria
         ],
     )
 
