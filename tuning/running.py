@@ -13,6 +13,7 @@ from typing import Any
 
 from ray import tune
 
+from data_pipeline import Fault
 from trainer.stopping import Stopped
 from tuning.driving import WhenAsked
 from tuning.stopping import InTime
@@ -42,11 +43,11 @@ class Crew:
     ) -> None:
         """Run so many trials as the searcher proposes them, or without one so often those of together, all at once.
 
-        Raises Stopped where a signal has come.
+        Raises Stopped where a signal has come, and Fault where what happens cannot be written down.
         """
         _quiet()
         with tempfile.TemporaryDirectory(prefix="sonotrain-tune-", ignore_cleanup_errors=True) as folder:
-            tune.Tuner(
+            tuner = tune.Tuner(
                 tune.with_resources(Trial, self.shape),
                 param_space=together,
                 tune_config=tune.TuneConfig(
@@ -67,7 +68,11 @@ class Crew:
                     failure_config=tune.FailureConfig(max_failures=self.tune.retries),
                     verbose=0,
                 ),
-            ).fit()
+            )
+            try:
+                tuner.fit()
+            except tune.TuneError as failed:  # whose text is the trace of what a callback raised
+                raise Fault(str(failed).strip().rpartition("\n")[2].rpartition("Fault: ")[2]) from failed
         if self.received:
             name = signal.Signals(self.received[0]).name
             raise Stopped(f"{name}: stopped; what is done is in {self.output}; the same call goes on")
