@@ -59,23 +59,13 @@ def show_plan(
     from data_pipeline import WrongCall
     from trainer.feasible import dataset_of
     from tuning.final import unseen_folds
-    from tuning.playing import Plan
-    from tuning.settings import trainings
+    from tuning.playing import plan_of
 
     tune, config = tuning.tune, tuning.config
     if nodes is not None and nodes < tune.nodes:
         raise WrongCall(f"--nodes {nodes} is less than a trial has; tune.nodes={tune.nodes}")
     unseen = unseen_folds(tune, dataset_of(config))
-    machines = tune.nodes * tune.processes
-    plan = Plan(
-        tune,
-        slots=slots_per_node,
-        epochs=config.training.epochs,
-        trainings=len(trainings(tune, config)),
-        every=config.validation.every_epochs,
-        cores=machines * tune.cpus,
-        gpus=machines * gpus,
-    )
+    plan = plan_of(tuning, slots_per_node, gpus)
     show_table("What is searched", ("key", "values", "first trial"), _space(tuning))
     for line in (*_search(tuning, plan), *_trial(tuning, plan, unseen, slots_per_node)):
         say(line)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from tuning.settings import Tune, legs
+from tuning.settings import Tune, Tuning, legs, trainings
 
 GoesOn = Callable[[int, int, float], bool]
 """Told a trial's number, the epoch that it reports and its DSC: whether it goes on."""
@@ -68,6 +68,21 @@ class Plan:
                 starts += count - 1
             work.append(Work(count, starts, (count - 1) * end + epoch))
         return tuple(work)
+
+
+def plan_of(tuning: Tuning, slots: int, gpus: int = 0) -> Plan:
+    """The search that was asked for, with so many trials at once, and so many GPUs of a process."""
+    tune, config = tuning.tune, tuning.config
+    processes = tune.nodes * tune.processes
+    return Plan(
+        tune,
+        slots,
+        epochs=config.training.epochs,
+        trainings=len(trainings(tune, config)),
+        every=config.validation.every_epochs,
+        cores=processes * tune.cpus,
+        gpus=processes * gpus,
+    )
 
 
 @dataclass(frozen=True)
