@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tuning.journal import StudyRecord, TrialRecord
+from tuning.playing import plan_of
+from tuning.results_text import duration
 from tuning.settings import Tuning
+from tuning.simulator import remaining
 
 Say = Callable[[str], None]
 
 
 class Progress:
-    """An onlooker that tells of each trial."""
+    """An onlooker that tells of each trial. room: how many run at the same time."""
 
-    def __init__(self, study: StudyRecord, tuning: Tuning, say: Say) -> None:
+    def __init__(self, study: StudyRecord, tuning: Tuning, room: int, say: Say) -> None:
         self._study = study
         self._tuning = tuning
+        self._plan = plan_of(tuning, room)
         self._say = say
 
     def began(self, trial: TrialRecord) -> None:
@@ -43,7 +47,9 @@ class Progress:
         """How it ended, and how many have."""
         ended = sum(other.how is not None for other in self._study.trials.values())
         why = f", {trial.why}" if trial.how == "stopped" else ""
-        self._say(f"{self._name(trial)}: {trial.how}{why}; {ended} of {self._tuning.tune.trials} have ended")
+        left = remaining(self._study, self._plan)
+        time = f", about {duration(left)} left" if left else ""
+        self._say(f"{self._name(trial)}: {trial.how}{why}; {ended} of {self._tuning.tune.trials} have ended{time}")
 
     def _name(self, trial: TrialRecord) -> str:
         return f"trial {trial.number} of {self._tuning.tune.trials}"

@@ -73,7 +73,7 @@ def search(tuning: Tuning, launching: Launching, say: Say) -> Results:
             crew = Crew(shape, at_once, launching.start, tuning.tune, received, desk.output)
             cluster.keep_scans(tuning.config)
             answer = Answer(desk, study)
-            run_trials(desk, journal, crew, [Progress(study, tuning, say), tracked, answer])
+            run_trials(desk, journal, crew, [Progress(study, tuning, at_once, say), tracked, answer])
             results = answer.written(verdict(desk, study, crew, say))
             tracked.concluded(results.best, results.final, answer.files())
     return results
