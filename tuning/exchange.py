@@ -27,7 +27,8 @@ _ASIDE = "exchange"
 def put_aside(order: Order, epoch: int) -> bool:
     """Link a training's checkpoint of this epoch's end, for others; False while it has yet to be written.
 
-    One that has come and gone, or could not be written, is not waited for. Raises OSError where the disk refuses.
+    One that has come and gone, is damaged or could not be written is not waited for. Raises OSError where the disk
+    refuses.
     """
     name = name_of(epoch * order.steps_per_epoch)
     folder = order.folder.path.parent
@@ -39,8 +40,8 @@ def put_aside(order: Order, epoch: int) -> bool:
         return any(other > name for other in there)
     try:
         _link(order.folder.checkpoints / name, target)
-    except FileNotFoundError:  # the training has just removed it
-        return not (order.folder.checkpoints / name).is_dir()
+    except (FileNotFoundError, ValueError, KeyError):  # the training has just removed it, or it is damaged
+        return True
     for old in sorted((folder / _ASIDE).iterdir())[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return True
