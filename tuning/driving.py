@@ -180,6 +180,8 @@ def why(trial: Any) -> str:
     said = [line.partition("TrialFailed: ")[2] for line in lines if "TrialFailed: " in line]
     if said:
         return said[-1]
-    if any("actor died" in line or "actor is dead" in line or "ActorDiedError" in line for line in lines):
-        return "its machine was lost" if any("node" in line for line in lines) else "its Ray worker died"
+    if any("worker process has died" in line for line in lines):
+        return "its Ray worker died"
+    if any("node has died" in line or "node was terminated" in line for line in lines):
+        return "its machine was lost"
     return lines[-1] if lines else "failed without a word"
