@@ -110,6 +110,8 @@ def test_trainings_are_all_folds_with_the_first_seed_then_with_the_next() -> Non
         (["tune.scheduler=none", "tune.trainings_by_rung=[1]"], "only asha has rungs; tune.scheduler is none"),
         (["tune.scheduler=population", "tune.trainings_by_rung=[1]"], "only asha has rungs"),
         (["tune.scheduler=population", "tune.trials=1"], "tune.trials=1: a population has two or more"),
+        (["tune.scheduler=population", "tune.storage=/mnt"], "weights are handed on in the output folder"),
+        (["tune.scheduler=population", "tune.concurrent=2"], "a population takes turns on all the room"),
         (["tune.scheduler=population", "tune.exchange_epochs=12"], "nothing is exchanged before the last epoch"),
         (["tune.scheduler=population", "validation.every_epochs=2"], "tune.exchange_epochs=1: trials are judged when"),
     ],
