@@ -192,7 +192,7 @@ def _of_exchanges(tune: Tune, config: Config) -> Iterator[tuple[str, str]]:
     if tune.trials < 2:
         yield "tune.trials", "a population has two or more"
     if tune.storage:
-        yield "tune.storage", "weights are handed on in the output folder, which all machines have to share; leave it out"
+        yield "tune.storage", "weights are handed on in the output folder, which all machines share; leave it out"
     if tune.concurrent:
         yield "tune.concurrent", "a population takes turns on all the room that there is; leave it out"
     if tune.exchange_epochs >= epochs:
