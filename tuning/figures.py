@@ -98,7 +98,9 @@ def draw_slices(tuning: Tuning, study: StudyRecord, path: Path) -> None:
     rows = -(-len(keys) // columns)
     figure = _figure(0.95 + 2.05 * rows, "DSC against each key; each trial after the last epoch that it was trained")
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    paper, aside = paper_trial(study), _aside(trials)
+    paper = paper_trial(study)
+    # Those of one choice lie beside each other in no order, the paper's in the middle.
+    aside = {trial.number: 2 * ((0.5 + 0.618 * trial.number) % 1) - 1 for trial in trials}
     for axes, key in zip(panels.flat, keys, strict=False):
         dimension = tuning.space.dimensions[key]
         if paper:
@@ -267,7 +269,7 @@ def _look(trial: TrialRecord, study: StudyRecord) -> tuple[str, bool]:
 
 
 def _aside(trials: Sequence[TrialRecord]) -> dict[int, float]:
-    """By trial, from -1 for the worst to 1 for the best: so that those of one choice lie beside each other."""
+    """By trial, from -1 for the worst to 1 for the best: so that lines through one choice do not cross."""
     ranked = sorted(trials, key=lambda trial: trial.dsc or 0.0)
     return {trial.number: 2 * (rank + 0.5) / len(ranked) - 1 for rank, trial in enumerate(ranked)}
 

@@ -23,7 +23,7 @@ def answer(results: Results) -> str:
     reached = f"{percent(best.dsc)} % DSC in the search"
     if best.trial == results.paper:
         return f"The paper's weights win: no other {among} reached their {reached}.{_next_best(results.final)}"
-    if results.final is not None:
+    if results.final is not None and results.final.winner == best.trial:
         return _answer_of_final(results.final, best, among, reached)
     if paper is None or best.difference is None:
         return (

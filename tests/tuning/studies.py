@@ -73,7 +73,7 @@ def searched(tuning: Tuning, trials: int, seed: int = 0, matters: bool = True) -
         curves.append(
             {
                 "values": tuning.space.values(point) if number else {},
-                "dsc": [{"fold-1": value - 0.01, "fold-2": value + 0.01} for value in dsc],
+                "dsc": [{"fold-1": float(value) - 0.01, "fold-2": float(value) + 0.01} for value in dsc],
                 "how": "finished" if reached == epochs else "stopped",
                 "why": "" if reached == epochs else f"below the best third at epoch {reached}",
             }

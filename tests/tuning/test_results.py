@@ -145,6 +145,7 @@ def test_result_json_holds_the_numbers(tmp_path: Path):
         ),
         (final(-0.03, -0.01), {}, "The paper's weights win: trial 2", "-2.00 points"),
         (None, {}, "Trial 2 is the best of 6 trials, with 81.00 % DSC", "higher in 1 of 2 trainings"),
+        (replace(final(0.002, 0.018), winner=4), {}, "Trial 2 is the best", "no unseen fold has been compared on yet"),
         (None, {"dsc": both(0.5, 0.7, 0.9)}, "The paper's weights win: no other of 6 trials", "90.00 %"),
         (None, {"how": "failed", "dsc": []}, "Trial 2 is the best", "no such figure of the paper's weights"),
     ],
