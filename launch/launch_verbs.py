@@ -203,13 +203,14 @@ def node(
     control: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What a supervisor has written for this node; read once.")
     ] = None,
+    cores: Annotated[int, typer.Option(min=0, metavar="N", help="As launch local has it.")] = 0,
 ) -> None:
     """Run one machine's share of a job; a scheduler or a supervisor starts it on each machine."""
     from launch.job import sonotrain
     from launch.member import run_member
 
     logs = Path(parsed_config(context.obj).output) / "logs"
-    status = run_member(by, procs, sonotrain(*context.obj), logs, control)
+    status = run_member(by, procs, sonotrain(*context.obj), logs, control, cores)
     if status:
         raise typer.Exit(status)
 

@@ -8,11 +8,13 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from data_pipeline import Fault
+from launch.claim import claimed_cores
 from launch.control import Control, Line, read_control
 from launch.job import STOPPED
 from launch.node import Ending, RankState, Share, run_share
@@ -27,11 +29,19 @@ _FAREWELL = 5.0
 """Seconds that a node waits for its supervisor to have heard how it ended."""
 
 
-def run_member(by: str, processes: int, program: Sequence[str], logs: Path, control_file: Path | None = None) -> int:
+def run_member(
+    by: str,
+    processes: int,
+    program: Sequence[str],
+    logs: Path,
+    control_file: Path | None = None,
+    own_cores: int = 0,
+) -> int:
     """Run this node's ranks of a program, and give the exit status: 0, 1, 2 or 75.
 
     A supervisor (in `control_file`, or in SONOTRAIN_CONTROL) is told everything, and its silence ends the ranks;
-    without one, lines and failures appear here. Raises WrongCall where the node's place cannot be told, and Fault where
+    without one, lines and failures appear here. Each process has `own_cores` cores that no other launch which asks for
+    some has; 0 for a share of all. Raises WrongCall where the node's place cannot be told, and Fault where
     a rank fails or the supervisor is not there.
     """
     place = place_by(by, os.environ)
@@ -40,8 +50,9 @@ def run_member(by: str, processes: int, program: Sequence[str], logs: Path, cont
     environment = control.environment if control else {}
     # Slurm sends SIGTERM to the ranks as well, and they take a second one for an order to end at once.
     stop_by = signal.SIGUSR1 if by == "slurm" else None
-    share = Share(program, processes, place, environment, logs, stop_by)
-    with collected() as received:
+    claimed = claimed_cores(own_cores * processes) if own_cores else nullcontext()
+    with claimed as cores, collected() as received:
+        share = Share(program, processes, place, environment, logs, stop_by, cores)
         if control is None:
             return _alone(share, received)
         return _supervised(share, control, received)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -63,22 +64,42 @@ def measured(order: Order) -> dict[int, float]:
     return told
 
 
-class Running:
-    """A training under way, in a process group of its own."""
+@dataclass(frozen=True)
+class Place:
+    """Which one a machine is of those of a training, counted from 0, and where the ranks meet on the first one."""
 
-    def __init__(self, start: Start, order: Order, processes: int, cpus: int) -> None:
+    node: int = 0
+    nodes: int = 1
+    address: str = ""
+    port: int = 0
+
+
+class Running:
+    """A training under way, or one machine's share of it, in a process group of its own."""
+
+    def __init__(self, start: Start, order: Order, processes: int, cpus: int, place: Place = Place()) -> None:
         """Start it, or let it go on from its last checkpoint. Raises OSError where its folder cannot be written to."""
         output = Path(order.config["output"])
         output.mkdir(parents=True, exist_ok=True)
-        asked, self._log = output / "asked.yaml", output / "trial.log"
+        suffix = f"-{place.node}" if place.node else ""
+        asked, self._log = output / f"asked{suffix}.yaml", output / f"trial{suffix}.log"
         with replacing(asked) as partial:
             partial.write_text(yaml.safe_dump(dict(order.config), sort_keys=False), encoding="utf-8")
         size = ("--procs", str(processes), "--cores", str(cpus))
-        program = start(("launch", "local", *size, "--restarts", "0", "--", "train", str(asked)))
+        way, how = ("node", ("--by", "kubeflow")) if place.nodes > 1 else ("local", ("--restarts", "0"))
+        program = start(("launch", way, *size, *how, "--", "train", str(asked)))
+        # As PyTorchJob tells a pod its place.
+        told = {"RANK": place.node, "WORLD_SIZE": place.nodes, "MASTER_ADDR": place.address, "MASTER_PORT": place.port}
+        variables = {name: str(value) for name, value in told.items()} if place.nodes > 1 else {}
         self._begun_at = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                program, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                program,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=os.environ | variables,
             )
 
     def status(self) -> int | None:

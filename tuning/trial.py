@@ -15,6 +15,7 @@ from typing import Any
 from ray import tune
 
 from tuning.exchange import put_aside
+from tuning.spread import Spread, begun
 from tuning.training import STOPPED, Order, Running, Start, measured
 
 LOOK = 2.0
@@ -63,7 +64,7 @@ class Trial(tune.Trainable):
         """Take the order; nothing is started yet."""
         self._order: TrialOrder = config["order"]
         self._told: dict[str, Any] = {"epoch": self._order.reported, "dsc": float("nan"), "trainings": {}}
-        self._running: Running | None = None
+        self._running: Running | Spread | None = None
         self._name = ""
         self._busy = 0.0
 
@@ -123,7 +124,7 @@ class Trial(tune.Trainable):
         self.cleanup()
         self._name = wanted.name
         try:
-            self._running = Running(self._order.start, wanted, self._order.processes, self._order.cpus)
+            self._running = begun(self._order.start, wanted, self._order.processes, self._order.cpus)
         except OSError as refused:
             raise TrialFailed(f"{wanted.name}: {refused.filename}: {refused.strerror}") from refused
 
