@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline import Fault
@@ -41,7 +41,7 @@ def happenings(draw: st.DrawFn) -> list[tuple[str, dict[str, Any]]]:
     """What may happen in a study, event by event."""
     events: list[tuple[str, dict[str, Any]]] = []
     trials = 0
-    for _ in range(draw(st.integers(0, 25))):
+    for _ in range(draw(st.integers(0, 15))):
         kind = draw(
             st.sampled_from(["trial", "began", "report", "failed", "ended", "exchanged"] if trials else ["trial"])
         )
@@ -60,6 +60,7 @@ def happenings(draw: st.DrawFn) -> list[tuple[str, dict[str, Any]]]:
     return events
 
 
+@settings(max_examples=25)  # each event of each is brought to the disk
 @given(happenings(), st.data())
 def test_what_is_read_after_a_kill_anywhere_is_what_was_known_after_the_last_whole_line(
     tmp_path_factory: pytest.TempPathFactory, events: list[tuple[str, dict[str, Any]]], data: st.DataObject
@@ -94,7 +95,7 @@ def test_a_report_that_is_repeated_counts_once() -> None:
 
 def test_a_second_driver_is_refused_while_the_first_lives_and_not_when_it_was_killed(tmp_path: Path) -> None:
     hold = "import sys, time; from pathlib import Path; from tuning.journal import Journal\n"
-    hold += "journal = Journal(Path(sys.argv[1])); print('open', flush=True); time.sleep(60)"
+    hold += "journal = Journal(Path(sys.argv[1])); print('open', flush=True); time.sleep(240)"
     first = subprocess.Popen([sys.executable, "-c", hold, tmp_path], stdout=subprocess.PIPE)
     try:
         assert first.stdout is not None
@@ -126,7 +127,7 @@ with Journal(Path(sys.argv[1])) as journal:
     journal.write("trial", number=number, values={"optimizer.clip": 0.5}, origin="random")
 """
     done = subprocess.run(
-        [sys.executable, "-c", fill, tmp_path], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", fill, tmp_path], capture_output=True, text=True, timeout=240, check=True
     )
     number, _, told = done.stdout.strip().partition(" ")
     assert told.startswith(f"{tmp_path / NAME} cannot be written")
