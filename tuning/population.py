@@ -158,6 +158,9 @@ class Population(PopulationBasedTraining):
             return TrialScheduler.CONTINUE
         self._judged[number] = epoch
         decision: str = super().on_trial_result(tune_controller, trial, result)
+        live = [each for each in tune_controller.get_trials() if not each.is_finished()]
+        if decision == TrialScheduler.PAUSE and len(live) <= self._crew.at_once:
+            return TrialScheduler.CONTINUE  # what waits has room as well, and has only just been given weights
         if decision == TrialScheduler.PAUSE:
             trial.set_config(trial.config | {"order": replace(trial.config["order"], reported=epoch)})
             tune_controller.pause_trial(trial, should_checkpoint=False)

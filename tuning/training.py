@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -78,7 +79,10 @@ class Running:
     """A training under way, or one machine's share of it, in a process group of its own."""
 
     def __init__(self, start: Start, order: Order, processes: int, cpus: int, place: Place = Place()) -> None:
-        """Start it, or let it go on from its last checkpoint. Raises OSError where its folder cannot be written to."""
+        """Start it, or let it go on from its last checkpoint.
+
+        Raises BlockingIOError where it is still under way, and another OSError where its folder cannot be written to.
+        """
         output = Path(order.config["output"])
         output.mkdir(parents=True, exist_ok=True)
         suffix = f"-{place.node}" if place.node else ""
@@ -93,6 +97,8 @@ class Running:
         variables = {name: str(value) for name, value in told.items()} if place.nodes > 1 else {}
         self._begun_at = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
+            if not place.node:
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the last process that writes to it has ended
             self._process = subprocess.Popen(
                 program,
                 stdin=subprocess.DEVNULL,

@@ -16,10 +16,13 @@ from ray import tune
 
 from tuning.exchange import put_aside
 from tuning.spread import Spread, begun
-from tuning.training import STOPPED, Order, Running, Start, measured
+from tuning.training import GRACE, STOPPED, Order, Running, Start, measured
 
 LOOK = 2.0
 """Seconds after which a step returns in any case, so that nothing waits for a training's next epoch."""
+
+PATIENCE = GRACE + 30.0
+"""Seconds for a training that goes on to have ended where it was under way before."""
 
 _PAUSE = 0.2
 
@@ -67,6 +70,7 @@ class Trial(tune.Trainable):
         self._running: Running | Spread | None = None
         self._name = ""
         self._busy = 0.0
+        self._kept_out = 0.0
 
     def step(self) -> dict[str, Any]:
         """The next epoch's result, or after LOOK seconds once more the last one's. Raises TrialFailed."""
@@ -125,6 +129,11 @@ class Trial(tune.Trainable):
         self._name = wanted.name
         try:
             self._running = begun(self._order.start, wanted, self._order.processes, self._order.cpus)
+            self._kept_out = 0.0
+        except BlockingIOError as kept_out:  # by a worker that Ray has let go of, and that is still stopping it
+            self._kept_out = self._kept_out or time.monotonic()
+            if time.monotonic() - self._kept_out > PATIENCE:
+                raise TrialFailed(f"{wanted.name}: is still trained by a process before this one") from kept_out
         except OSError as refused:
             raise TrialFailed(f"{wanted.name}: {refused.filename}: {refused.strerror}") from refused
 

@@ -98,18 +98,18 @@ def test_zero_is_come_to_and_left_step_by_step() -> None:
 class Play:
     """A study whose trials' results are told by hand to what Ray would tell them."""
 
-    def __init__(self, folder: Path, dataset: Dataset, trials: int, epochs: int = 6, every: int = 2) -> None:
+    def __init__(self, folder: Path, dataset: Dataset, trials: int, room: int = 1) -> None:
         asked = [
             "tune.space={objective.alpha.2: {low: 0.1, high: 1.0}}",
             f"data.uri={dataset.uri}",
             "data.size=[64, 64]",
         ]
-        kind = ["tune.scheduler=population", f"tune.trials={trials}", f"tune.exchange_epochs={every}", "tune.unseen=[]"]
-        own = [f"output={folder}/study", f"training.epochs={epochs}", "tune.folds=[1, 2]", "training.batch=4"]
+        kind = ["tune.scheduler=population", f"tune.trials={trials}", "tune.exchange_epochs=2", "tune.unseen=[]"]
+        own = [f"output={folder}/study", "training.epochs=6", "tune.folds=[1, 2]", "training.batch=4"]
         self.tuning: Tuning = load_tuning("quick", [*asked, *kind, *own])
         self.desk = Desk(self.tuning, dataset, ())
         self.journal = Journal(self.desk.output)
-        self.crew = Crew(PlacementGroupFactory([{"CPU": 1}]), 1, start, self.tuning.tune, [], self.desk.output)
+        self.crew = Crew(PlacementGroupFactory([{"CPU": 1}]), room, start, self.tuning.tune, [], self.desk.output)
         self.population = Population(self.desk, self.journal, self.crew)
         self.notes = PopulationNotes(self.desk, self.journal, self.crew, [], self.population.exchanges)
         self.paused: list[tuple[int, bool]] = []
@@ -227,6 +227,13 @@ def test_a_trial_makes_room_for_one_that_waits_and_goes_on_from_where_it_is(play
     a.tells(0, 3, 0.5, busy=2.0, iterations_since_restore=1)  # by another worker
     a.tells(0, 4, 0.5, busy=3.0)
     assert [report.seconds for report in a.journal.study.trials[0].reports] == [10.0, 10.0, 12.0, 13.0]
+
+
+def test_nobody_makes_room_where_there_is_room_for_all(play: PlayOf) -> None:
+    a = play(2, room=2)
+    a.trials[1].set_status(Trial.PAUSED)
+    assert a.tells(0, 2, 0.5) == "CONTINUE"
+    assert a.paused == []
 
 
 def test_a_trial_may_go_back_and_what_it_has_told_is_not_told_again(play: PlayOf) -> None:

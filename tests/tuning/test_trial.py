@@ -153,3 +153,22 @@ def test_a_folder_that_cannot_be_written_to_fails_the_attempt_in_a_line(begin: B
     (tmp_path / "fold-1").write_text("a file")
     with pytest.raises(TrialFailed, match=rf"^fold-1: {tmp_path}/fold-1: File exists$"):
         told(begin([order_of(tmp_path, "fold-1", [0.1])], [(1, 1)]))
+
+
+def test_a_training_is_not_begun_before_a_worker_before_has_stopped_it(
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "LOOK", 0.5)
+    order = order_of(tmp_path, "fold-1", [0.1, 0.2], pace=30)
+    first, second = begin([order], [(2, 1)]), begin([order], [(2, 1)])
+    first.step()
+    while not done(tmp_path, "fold-1"):
+        first.step()
+    assert second.step()["epoch"] == 0
+    assert done(tmp_path, "fold-1") == ["start"]
+    first.stop()
+    while len(done(tmp_path, "fold-1")) == 1:
+        second.step()
+    monkeypatch.setattr(trial, "PATIENCE", 0.0)
+    with pytest.raises(TrialFailed, match=r"^fold-1: is still trained by a process before this one$"):
+        begin([order], [(2, 1)]).step()
