@@ -10,7 +10,7 @@ from typing import Any
 from data_pipeline import Dataset, plan_epoch
 from trainer.config import Config
 from trainer.feasible import check, dataset_of, learnt_folds
-from tuning.settings import Training, Tuning, legs, trainings
+from tuning.settings import Training, Tuning, legs, trainings, validated_every
 from tuning.space import with_values
 from tuning.training import Order
 
@@ -44,6 +44,7 @@ class Desk:
             seed=training.seed,
             data__fold=training.fold,
             data__unseen=list(self.unseen),
+            validation__every_epochs=validated_every(self.tuning.tune, self.tuning.config),
             checkpoints__keep=2 if self.tuning.tune.scheduler == "population" else 1,  # until one is put aside
             checkpoints__mirror=mirror and f"{mirror.rstrip('/')}/{own}",
             tracking__experiment="",

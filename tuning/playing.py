@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from tuning.settings import Tune, Tuning, legs, trainings
+from tuning.settings import Tune, Tuning, legs, trainings, validated_every
 
 GoesOn = Callable[[int, int, float], bool]
 """Told a trial's number, the epoch that it reports and its DSC: whether it goes on."""
@@ -79,7 +79,7 @@ def plan_of(tuning: Tuning, slots: int, gpus: int = 0) -> Plan:
         slots,
         epochs=config.training.epochs,
         trainings=len(trainings(tune, config)),
-        every=config.validation.every_epochs,
+        every=validated_every(tune, config),
         cores=processes * tune.cpus,
         gpus=processes * gpus,
     )

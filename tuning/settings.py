@@ -92,6 +92,11 @@ def trainings(tune: Tune, config: Config) -> list[Training]:
     ]
 
 
+def validated_every(tune: Tune, config: Config) -> int:
+    """Epochs between a trial's validations: each is followed by one where trials are judged on the way."""
+    return config.validation.every_epochs if tune.scheduler == "none" else 1
+
+
 def milestones(tune: Tune, epochs: int) -> list[int]:
     """The rungs: epochs after which asha judges a trial, and the last epoch, after which there is nothing to judge."""
     rungs, epoch = [], tune.first_rung
@@ -168,14 +173,9 @@ def _contradictions(tune: Tune, config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _of_rungs(tune: Tune, config: Config) -> Iterator[tuple[str, str]]:
-    epochs, every = config.training.epochs, config.validation.every_epochs
+    epochs = config.training.epochs
     if tune.first_rung > epochs:
         yield "tune.first_rung", f"is beyond the last epoch; training.epochs={epochs}"
-    if tune.first_rung < epochs and tune.first_rung % every:
-        yield (
-            "tune.first_rung",
-            f"trials are judged when they are validated; validation.every_epochs={every}, set either",
-        )
     wanted, rungs = tune.trainings_by_rung, milestones(tune, epochs)[:-1]
     if len(wanted) > len(rungs):
         before = ", ".join(map(str, rungs)) or "none"
@@ -188,7 +188,7 @@ def _of_rungs(tune: Tune, config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _of_exchanges(tune: Tune, config: Config) -> Iterator[tuple[str, str]]:
-    epochs, every = config.training.epochs, config.validation.every_epochs
+    epochs = config.training.epochs
     if tune.trials < 2:
         yield "tune.trials", "a population has two or more"
     if tune.storage:
@@ -197,5 +197,3 @@ def _of_exchanges(tune: Tune, config: Config) -> Iterator[tuple[str, str]]:
         yield "tune.concurrent", "a population takes turns on all the room that there is; leave it out"
     if tune.exchange_epochs >= epochs:
         yield "tune.exchange_epochs", f"nothing is exchanged before the last epoch; training.epochs={epochs}"
-    if tune.exchange_epochs % every:
-        yield "tune.exchange_epochs", f"trials are judged when they are validated; validation.every_epochs={every}"

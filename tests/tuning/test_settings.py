@@ -8,7 +8,7 @@ import pytest
 
 from data_pipeline import WrongCall
 from trainer.config import Config, load_config
-from tuning.settings import Training, Tune, load_tuning, trainings
+from tuning.settings import Training, Tune, load_tuning, trainings, validated_every
 from tuning.space import Choices, Range
 
 FILE = """
@@ -103,7 +103,6 @@ def test_trainings_are_all_folds_with_the_first_seed_then_with_the_next() -> Non
         (["tune.unseen=[1]"], "tune.unseen=[1]: trials are judged by fold 1"),
         (["tune.folds=[2, 3]", "tune.unseen=[3, 4]"], "tune.unseen=[3, 4]: trials are judged by fold 3"),
         (["tune.first_rung=13"], "tune.first_rung=13: is beyond the last epoch; training.epochs=12"),
-        (["validation.every_epochs=2"], "tune.first_rung=1: trials are judged when they are validated"),
         (["tune.trainings_by_rung=[1, 1, 1, 1]"], "tune.trainings_by_rung=[1, 1, 1, 1]: the rungs before the last"),
         (["tune.folds=[1, 2]", "tune.trainings_by_rung=[2, 1]"], "a higher rung cannot have fewer"),
         (["tune.seeds=[1, 2]", "tune.trainings_by_rung=[1, 3]"], "a trial has 2, its folds times its seeds"),
@@ -113,7 +112,6 @@ def test_trainings_are_all_folds_with_the_first_seed_then_with_the_next() -> Non
         (["tune.scheduler=population", "tune.storage=/mnt"], "weights are handed on in the output folder"),
         (["tune.scheduler=population", "tune.concurrent=2"], "a population takes turns on all the room"),
         (["tune.scheduler=population", "tune.exchange_epochs=12"], "nothing is exchanged before the last epoch"),
-        (["tune.scheduler=population", "validation.every_epochs=2"], "tune.exchange_epochs=1: trials are judged when"),
     ],
 )
 def test_what_contradicts_itself_is_refused_in_a_line_that_names_the_key(changes: list[str], words: str) -> None:
@@ -128,11 +126,9 @@ def test_what_contradicts_itself_is_refused_in_a_line_that_names_the_key(changes
     "changes",
     [
         ["tune.first_rung=12"],
-        ["validation.every_epochs=2", "tune.first_rung=2"],
-        ["validation.every_epochs=5", "tune.scheduler=none"],
         ["tune.folds=[1, 2]", "tune.trainings_by_rung=[1, 1, 2]"],
         ["tune.seeds=[1, 2]", "tune.trainings_by_rung=[1]"],
-        ["tune.scheduler=population", "tune.exchange_epochs=4", "validation.every_epochs=2"],
+        ["tune.scheduler=population", "tune.exchange_epochs=4"],
         ["tune.unseen=[]"],
         ["tune.folds=[1, 2]", "tune.unseen=[4, 5]"],
     ],
@@ -144,3 +140,9 @@ def test_what_only_seems_to_contradict_itself_is_taken(changes: list[str]) -> No
 def test_a_study_of_variants_is_no_search() -> None:
     with pytest.raises(WrongCall, match="sonotrain crossval"):
         load_tuning("paper-ablation")
+
+
+def test_a_trial_is_validated_after_each_epoch_where_it_is_judged_on_the_way() -> None:
+    for scheduler, every in (("asha", 1), ("population", 1), ("none", 5)):
+        tuning = load_tuning("quick", [f"tune.scheduler={scheduler}", "validation.every_epochs=5"])
+        assert validated_every(tuning.tune, tuning.config) == every
