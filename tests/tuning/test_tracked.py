@@ -141,7 +141,7 @@ def test_a_trial_of_a_population_has_its_values_by_epoch(tuning: Tuning, dataset
 def test_a_tracker_that_is_away_holds_up_nothing_and_has_all_when_it_is_back(
     tuning: Tuning, dataset: Dataset, study_of: StudyOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = study_of([[0.1 + number / 1000] for number in range(12)])
+    study = study_of([[number / 16] for number in range(12)])
     with socket.socket() as held, monkeypatch.context() as away:
         held.bind(("127.0.0.1", 0))
         away.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{held.getsockname()[1]}")
@@ -157,7 +157,7 @@ def test_a_tracker_that_is_away_holds_up_nothing_and_has_all_when_it_is_back(
     tracked.__exit__(None, None, None)
     (parent,), children = runs(tuning)
     assert len(children) == 12
-    assert history(children["trial-0008"], "dsc") == [(1, 0.108)]
+    assert history(children["trial-0008"], "dsc") == [(1, 0.5)]
     assert json.loads((Path(tuning.config.output) / "tracking.json").read_text()) == {"run_id": parent.info.run_id}
 
 
