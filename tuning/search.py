@@ -95,11 +95,20 @@ def done(desk: Desk) -> Results | None:
 
 
 def settled(tuning: Tuning) -> Tuning:
-    """The same with an output folder that means one place wherever trials run, and its storage as their mirror."""
-    config = tuning.config.replace(output=str(Path(tuning.config.output).absolute()))
-    if tuning.tune.storage:
-        config = config.replace(checkpoints__mirror=tuning.tune.storage)
-    return replace(tuning, config=config)
+    """The same with paths that mean one place wherever trials run, and its storage as their mirror."""
+    uri, storage = tuning.config.data.uri, placed(tuning.tune.storage)
+    config = tuning.config.replace(
+        output=placed(tuning.config.output),
+        data__uri=placed(uri) if isinstance(uri, str) else tuple(map(placed, uri)),
+    )
+    if storage:
+        config = config.replace(checkpoints__mirror=storage)
+    return replace(tuning, config=config, tune=tuning.tune.model_copy(update={"storage": storage}))
+
+
+def placed(place: str) -> str:
+    """A path from the root, since Ray runs trials in directories of its own; a store's prefix, or nothing, as it is."""
+    return place if not place or "://" in place else str(Path(place).absolute())
 
 
 def run_trials(desk: Desk, journal: Journal, crew: Crew, onlookers: Iterable[Onlooker]) -> None:
