@@ -77,6 +77,14 @@ class Mirror:
                 self._thread = Thread(target=self._copy_what_comes, name="mirror", daemon=True)
                 self._thread.start()
 
+    def clear(self) -> None:
+        """Remove all that it holds, which no process may be writing to. Raises Fault where the store fails."""
+        listed = self._listed()
+        if listed:
+            self._list([])
+        for name in listed:
+            self._delete(name, json.loads(self._store.read(f"{name}/{files.MANIFEST}"))["sha256"])
+
     def close(self, seconds: float) -> None:
         """Wait for what is being copied."""
         thread = self._thread

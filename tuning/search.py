@@ -27,6 +27,7 @@ from tuning.rungs import Rungs
 from tuning.running import Crew
 from tuning.settings import Tuning
 from tuning.space import paper_values
+from tuning.storage import Storage, fetch
 from tuning.study_folder import begin, require_same
 from tuning.tracked import TrackedStudy
 from tuning.training import Start
@@ -59,6 +60,7 @@ def search(tuning: Tuning, launching: Launching, say: Say) -> Results:
     desk = Desk(tuning, dataset, unseen_folds(tuning.tune, dataset))
     check_cores(tuning.tune, launching.cores)
     desk.check(paper_values(tuning.space, tuning.config))
+    fetch(tuning.tune.storage, desk.output)
     require_same(desk.output, tuning, digest)
     if (over := done(desk)) is not None:
         return over
@@ -67,13 +69,17 @@ def search(tuning: Tuning, launching: Launching, say: Say) -> Results:
         shape = cluster.shape(tuning.tune)
         cluster.check_nodes(tuning.config, digest, tuning.tune.storage or tuning.config.output, launching.versions)
         begin(desk.output, tuning, digest)
-        with Journal(desk.output) as journal, TrackedStudy(tuning, dataset, journal.study) as tracked:
+        with (
+            Journal(desk.output) as journal,
+            TrackedStudy(tuning, dataset, journal.study) as tracked,
+            Storage(desk, journal.study) as storage,
+        ):
             study = journal.study
             at_once = min(cluster.room(shape), tuning.tune.concurrent or tuning.tune.trials)
             crew = Crew(shape, at_once, launching.start, tuning.tune, received, desk.output)
             cluster.keep_scans(tuning.config)
             answer = Answer(desk, study)
-            run_trials(desk, journal, crew, [Progress(study, tuning, at_once, say), tracked, answer])
+            run_trials(desk, journal, crew, [Progress(study, tuning, at_once, say), tracked, answer, storage])
             results = answer.written(verdict(desk, study, crew, say))
             tracked.concluded(results.best, results.final, answer.files())
     return results

@@ -60,7 +60,8 @@ class Trial(tune.Trainable):
     """What Ray's worker does. Its configuration has the trial's number, and its order.
 
     A result has epoch and dsc, the last that were told (0 and nan before), `trainings` with the DSC of each, `trained`,
-    the epochs of all of them together, and `busy`, the seconds of this attempt in which one was running.
+    the epochs of all of them together, `busy`, the seconds of this attempt in which one was running, and `scores`, when
+    it is done the text of each training's validation.csv.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -85,13 +86,19 @@ class Trial(tune.Trainable):
             if self._running is not None:
                 self._busy += time.monotonic() - began
         trained = sum(max(told, default=0) for told in dsc.values())
-        return {**self._told, "trained": trained, "busy": self._busy, "done": self._told["epoch"] == self._order.epochs}
+        done = self._told["epoch"] == self._order.epochs
+        return {**self._told, "trained": trained, "busy": self._busy, "done": done, "scores": self._scores(done)}
 
     def cleanup(self) -> None:
         """Stop what runs, with a checkpoint."""
         if self._running is not None:
             self._running.stop()
             self._running = None
+
+    def _scores(self, done: bool) -> dict[str, str]:
+        """Of a trial that is done, each training's table of scores, which only its machine may have."""
+        tables = {one.name: one.folder.scores for one in self._order.trainings if done}
+        return {name: path.read_text(encoding="utf-8") for name, path in tables.items() if path.exists()}
 
     def _is_put_aside(self, dsc: dict[str, dict[int, float]]) -> bool:
         """Whether no weights are waited for, of trainings that have come to the next epoch of exchange."""

@@ -49,11 +49,15 @@ def verdict(desk: Desk, study: StudyRecord, crew: Crew, say: Say) -> FinalCompar
     orders = [(f"{side} {training.name}", desk.order(config, training.name)) for side, training, config in trainings]
     epochs = desk.tuning.config.training.epochs
     given = {name: crew.order([order], [(epochs, 1)]) for name, order in orders}
-    crew.run(len(given), Given(given), None, Heard(list(given), epochs, say))
+    heard = Heard(list(given), epochs, say)
+    crew.run(len(given), Given(given), None, heard)
     scores: dict[Any, dict[str, Any]] = {"best": {}, "paper": {}}
     for (side, training, _), (name, order) in zip(trainings, orders, strict=True):
-        if not order.folder.result.exists():
+        if name not in heard.scores:
             raise Fault(f"{name}: did not finish, see {order.folder.path}; the same call tries again")
+        if not order.folder.scores.exists():  # it was trained on a machine whose folder is another
+            with replacing(order.folder.scores) as partial:
+                partial.write_text(heard.scores[name], encoding="utf-8")
         scores[side][training.name] = read_csv(order.folder.scores)
         keep_weights(order.folder.checkpoints)
     held_out = list(dict.fromkeys(training for _, training, _ in trainings))
@@ -98,10 +102,14 @@ class Heard(Callback):
         self._epochs = epochs
         self._say = say
         self._told: dict[str, int] = {}
+        self.scores: dict[str, str] = {}
+        """Of those that are done, what validation.csv says."""
 
     def on_trial_result(self, trial: Any, result: Mapping[str, Any], **_: Any) -> None:
         """A further epoch, or a sign of life."""
         name = self._names[trial.config["number"]]
+        for text in result["scores"].values():  # of the one training that each has
+            self.scores[name] = text
         if result["epoch"] > self._told.get(name, 0):
             self._told[name] = result["epoch"]
             self._say(f"{name}: epoch {result['epoch']} of {self._epochs}, DSC {result['dsc']:.4f}")
