@@ -48,6 +48,18 @@ node deaths by resource contention and significant loss of progress by uninforme
 
 """
 
+MACHINE = """\
+Failure # 1 (occurred at 2026-11-28_14-43-10)
+The actor died unexpectedly before finishing this task.
+\tclass_name: with_resources.<locals>.ResourceTrainable
+\tactor_id: 5303b0fd182b4f56d0756bb401000000
+\tpid: 7715
+\tnamespace: b0e7cbaf-e2a1-4505-bcdc-9f6850fb5902
+\tip: 127.0.0.1
+The actor died because its node has died. Node Id: bf0617da5b924ade824f1f75f2a794a5d8f3a70f5a475468b521c88e
+\tthe actor's node was terminated unexpectedly: health check failed due to missing too many heartbeats
+"""
+
 OTHER = """\
 Failure # 1 (occurred at 2026-11-28_13-58-32)
 \x1b[36mray::ResourceTrainable.train()\x1b[39m (pid=23707, ip=127.0.0.1, actor_id=711cd3a2ae4390a5ec37e12301000000, \
@@ -247,6 +259,7 @@ def test_a_search_that_was_killed_proposes_what_it_would_have_proposed(tmp_path:
     [
         (RAISED, KILLED),
         (WORKER, "its Ray worker died"),
+        (MACHINE, "its machine was lost"),
         (OTHER, "FileNotFoundError: [Errno 2] No such file or directory: '/nowhere/at/all'"),
         (RAISED + WORKER, "its Ray worker died"),
         (WORKER + RAISED, KILLED),
