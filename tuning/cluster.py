@@ -41,6 +41,9 @@ ADDRESS = "RAY_ADDRESS"
 ANSWER_TIMEOUT = 60.0
 """Seconds that a cluster has to let us in."""
 
+STARTS = 4
+"""How often a Ray of this machine alone is started before that is given up."""
+
 LOOK_TIMEOUT = 180.0
 """Seconds that nodes have to start a process, to read a dataset's index and to answer."""
 
@@ -222,7 +225,7 @@ def _alone(cores: int) -> Iterator[None]:
             ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
         }
         with _environment(**own), _on_loopback():
-            _start(
+            _start_in_time(
                 address="local",
                 num_cpus=cores,
                 include_dashboard=False,
@@ -235,6 +238,19 @@ def _alone(cores: int) -> Iterator[None]:
             finally:
                 ray.shutdown(wait_for_processes=True)
     _read_secret_again()
+
+
+def _start_in_time(**asked: Any) -> None:
+    """Start a Ray of our own. It gives up after half a minute, which on a machine at work may be too early."""
+    for left in reversed(range(STARTS)):
+        try:
+            _start(**asked)
+            return
+        except Exception as failed:
+            ray.shutdown(wait_for_processes=True)
+            if not left:
+                why = str(failed).strip().splitlines()[0]
+                raise Fault(f"Ray does not start on this machine ({why}); is it overloaded?") from failed
 
 
 def _start(**asked: Any) -> None:
