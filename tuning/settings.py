@@ -58,8 +58,8 @@ class Tune(Branch):
     keep: Positive = 3
     """Of so many of the best trials the weights are kept; of all others only what was measured."""
     storage: str = ""
-    """A path or s3://bucket/prefix for copies of checkpoints and of the study's journal, from which any machine goes on;
-    not set, they are in the output folder alone, which all machines of a cluster then have to share."""
+    """A path or s3://bucket/prefix for copies of checkpoints and of the journal, from which any machine goes on; not
+    set, they are in the output folder alone, which all machines of a cluster then have to share."""
 
 
 @dataclass(frozen=True)
