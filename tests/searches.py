@@ -41,7 +41,7 @@ class Search:
         tree["data"]["uri"] = uri
         self.config.write_text(yaml.safe_dump({**tree, **branches, "output": str(self.output), "tune": tune}))
         self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[Any] | None = None
 
     @property
     def process(self) -> psutil.Process:
@@ -49,14 +49,18 @@ class Search:
         assert self._process is not None
         return psutil.Process(self._process.pid)
 
-    def start(self) -> None:
-        """Call it."""
-        variables = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RANK")}
+    def start(
+        self,
+        begin: Callable[..., subprocess.Popen[Any]] = lambda *program, **options: subprocess.Popen(program, **options),
+        **variables: str,
+    ) -> None:
+        """Call it, through `begin` with these variables."""
+        own = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RANK")}
         with (self._folder / "said").open("ab") as said:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "launch.cli", "tune", str(self.config)],
+            self._process = begin(
+                *(sys.executable, "-P", "-m", "launch.cli", "tune", str(self.config)),
                 cwd=self._folder,
-                env=variables | {"MLFLOW_TRACKING_URI": f"sqlite:///{self._folder}/mlflow.db"},
+                env=own | {"MLFLOW_TRACKING_URI": f"sqlite:///{self._folder}/mlflow.db"} | variables,
                 stdout=said,
                 stderr=said,
             )
