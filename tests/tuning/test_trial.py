@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from ray.tune.logger import NoopLogger
 
 from tests.tuning.trainings import done, epochs_of, order_of, start
 from tuning import trial
@@ -26,13 +27,13 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
+def begin(tmp_path: Path) -> Iterator[Begin]:
     """Start a trial of these trainings as Ray's worker does, without Ray; it is stopped at the end."""
-    monkeypatch.setenv("RAY_AIR_LOCAL_CACHE_DIR", str(tmp_path / "ray"))
     begun: list[Trial] = []
 
     def make(trainings: Sequence[Order], legs: Sequence[tuple[int, int]], reported: int = 0) -> Trial:
-        begun.append(Trial(config={"number": 0, "order": TrialOrder(trainings, legs, start, 1, 1, reported)}))
+        config = {"number": 0, "order": TrialOrder(trainings, legs, start, 1, 1, reported)}
+        begun.append(Trial(config, lambda config: NoopLogger(config, str(tmp_path / "ray"))))
         return begun[-1]
 
     yield make
