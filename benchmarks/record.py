@@ -15,7 +15,18 @@ from typing import Any
 
 from launch.machine import machine
 
-PACKAGES = ("sonotrain", "torch", "deepspeed", "webdataset", "mlflow", "numpy", "pillow", "opencv-python-headless")
+PACKAGES = (
+    "sonotrain",
+    "torch",
+    "deepspeed",
+    "webdataset",
+    "ray",
+    "optuna",
+    "mlflow",
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+)
 
 
 def main() -> None:
