@@ -65,7 +65,8 @@ def write_result(output: Path, measures: Sequence[float]) -> None:
         "seconds": 1.0,
         "digest": "",
     }
-    (output / "result.json").write_text(json.dumps(whole))
+    (output / "result.partial").write_text(json.dumps(whole))
+    (output / "result.partial").replace(output / "result.json")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from ray.tune.logger import NoopLogger
+from ray.tune.trainable import trainable
 
 from tests.tuning.trainings import done, epochs_of, order_of, start
 from tuning import trial
@@ -27,13 +27,14 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Begin]:
+def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
     """Start a trial of these trainings as Ray's worker does, without Ray; it is stopped at the end."""
+    monkeypatch.setattr(trainable, "DEFAULT_STORAGE_PATH", str(tmp_path / "ray"))  # else in the home directory
     begun: list[Trial] = []
 
     def make(trainings: Sequence[Order], legs: Sequence[tuple[int, int]], reported: int = 0) -> Trial:
         config = {"number": 0, "order": TrialOrder(trainings, legs, start, 1, 1, reported)}
-        begun.append(Trial(config, lambda config: NoopLogger(config, str(tmp_path / "ray"))))
+        begun.append(Trial(config))
         return begun[-1]
 
     yield make
