@@ -223,6 +223,7 @@ def _alone(cores: int) -> Iterator[None]:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+            "RAY_worker_niceness": "0",  # or trainings would yield to whatever else this machine does
         }
         with _environment(**own), _on_loopback():
             _start_in_time(

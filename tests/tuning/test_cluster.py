@@ -255,3 +255,8 @@ with joined_cluster(2):
     while folder.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not folder.exists()
+
+
+def test_trials_yield_to_nobody_on_this_machine() -> None:
+    with joined_cluster(1):
+        assert ray.get(ray.remote(lambda: os.nice(0)).remote(), timeout=120) == os.nice(0)
