@@ -144,6 +144,8 @@ class Cluster:
 
     def close(self) -> None:
         """Have nodes let go of what they keep."""
+        if not ray.is_initialized():  # what is asked of a Ray that has ended would start another one
+            return
         left = [keeper.leave.remote() for keeper in self._keepers.values()]
         if left:
             ray.wait(left, num_returns=len(left), timeout=_LEAVE_TIMEOUT)

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import secrets
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 from ray.tune import PlacementGroupFactory
 
-from data_pipeline import Dataset, Fault, WrongCall
+from data_pipeline import Dataset, Fault, Scan, WrongCall
 from tests.faults.conftest import SMALL
 from trainer.config import Config, load_config
 from tuning.cluster import Cluster, Node, joined_cluster
@@ -159,9 +160,13 @@ def test_a_node_that_does_not_answer_is_given_up(local: Cluster, config: Config,
 
 
 def test_trainings_of_a_node_share_their_scans_though_they_follow_each_other(
-    local: Cluster, config: Config, packed: Callable[..., Dataset], mlflow_folder: Path
+    local: Cluster,
+    config: Config,
+    scans: Callable[..., list[Scan]],
+    packed: Callable[..., Dataset],
+    mlflow_folder: Path,
 ) -> None:
-    own = packed(30)
+    own = packed(scans(30, seed=secrets.randbelow(2**31)))  # which nobody has left in this machine's memory
     config = config.replace(data__uri=own.uri)
     local.keep_scans(config)
     first, second = (requests(config.replace(output=f"{config.output}-{n}"), mlflow_folder) for n in (1, 2))
@@ -257,6 +262,5 @@ with joined_cluster(2):
     assert not folder.exists()
 
 
-def test_trials_yield_to_nobody_on_this_machine() -> None:
-    with joined_cluster(1):
-        assert ray.get(ray.remote(lambda: os.nice(0)).remote(), timeout=120) == os.nice(0)
+def test_trials_yield_to_nobody_on_this_machine(local: Cluster) -> None:
+    assert ray.get(ray.remote(lambda: os.nice(0)).remote(), timeout=120) == os.nice(0)
