@@ -150,7 +150,7 @@ def _folds(job: Job) -> tuple[int, ...]:
     if job.verb[0] != "crossval" or is_study(source_and_changes(job.verb)[0]):
         raise WrongCall("--array is for the folds of crossval CONFIG; it cannot divide another verb, nor a study")
     config = parsed_config(job.verb)
-    return held_out_folds(config, dataset_of(config))
+    return config.folds or held_out_folds(config, dataset_of(config))
 
 
 def _per_fold(job: Job, one: int) -> PerFold:
