@@ -30,6 +30,8 @@ GRACE = 60.0
 
 _KILLED = 20.0
 
+_VALIDATED = b'"validation/dsc"'
+
 _LOST = re.compile(r"rank \d+ (was killed|gave no sign of life)")
 """What the launcher says of a rank of whose end the others can only tell that they lost it."""
 
@@ -54,11 +56,12 @@ def measured(order: Order) -> dict[int, float]:
     folder = order.folder
     told: dict[int, float] = {}
     with suppress(OSError):
-        for line in folder.curves.read_text(encoding="utf-8").splitlines():
+        lines = folder.curves.read_bytes().splitlines()
+        for line in (line for line in lines if _VALIDATED in line):  # few of them, and asked for often
             with suppress(ValueError):  # the last line may be half written
                 point = json.loads(line)
                 epoch, rest = divmod(point["step"], order.steps_per_epoch)
-                if "validation/dsc" in point and not rest and epoch < order.epochs:
+                if not rest and epoch < order.epochs:
                     told[epoch] = point["validation/dsc"]
     if folder.result.exists():
         told[order.epochs] = folder.read_result().validation["dsc"]["mean"] or 0.0

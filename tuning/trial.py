@@ -24,7 +24,7 @@ LOOK = 2.0
 PATIENCE = GRACE + 30.0
 """Seconds for a training that goes on to have ended where it was under way before."""
 
-_PAUSE = 0.2
+_PAUSE = 0.5
 
 
 class TrialFailed(Exception):
