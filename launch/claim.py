@@ -10,7 +10,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from data_pipeline import Fault, WrongCall
@@ -21,6 +21,14 @@ PATIENCE = 300.0
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 _LOOK = 0.1
+
+
+def cores_apart(processes: int, each: int) -> AbstractContextManager[Cores | None]:
+    """As many cores for each process, which no other launch that asks for some has; for 0 None, a share of all.
+
+    Raises what `claimed_cores` does.
+    """
+    return claimed_cores(each * processes) if each else nullcontext()
 
 
 @contextmanager

@@ -5,14 +5,13 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import TextIO
 
 from data_pipeline import Fault, WrongCall
-from launch.claim import claimed_cores
+from launch.claim import cores_apart
 from launch.cores import Cores, cores_for
 from launch.job import STOPPED, Job, sonotrain
 from launch.node import FROZEN, GRACE, STOPPING, Place, Share, free_port, run_share
@@ -28,11 +27,10 @@ def run(job: Job, logs: Path, own_cores: int = 0) -> int:
     """Carry the job out here, its ranks' output in `logs`/rank-K.log and on the terminal; gives 0, 2 or 75.
 
     Each process has `own_cores` cores that no other launch which asks for some has; 0 for a share of all. Raises what
-    `run_local` and `claimed_cores` do, and WrongCall for what one machine cannot.
+    `run_local` and `cores_apart` do, and WrongCall for what one machine cannot.
     """
     check(job)
-    claimed = claimed_cores(own_cores * job.processes) if own_cores else nullcontext()
-    with claimed as cores:
+    with cores_apart(job.processes, own_cores) as cores:
         return run_local(
             sonotrain(*job.verb),
             job.processes,

@@ -8,13 +8,12 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from data_pipeline import Fault
-from launch.claim import claimed_cores
+from launch.claim import cores_apart
 from launch.control import Control, Line, read_control
 from launch.job import STOPPED
 from launch.node import Ending, RankState, Share, run_share
@@ -50,8 +49,7 @@ def run_member(
     environment = control.environment if control else {}
     # Slurm sends SIGTERM to the ranks as well, and they take a second one for an order to end at once.
     stop_by = signal.SIGUSR1 if by == "slurm" else None
-    claimed = claimed_cores(own_cores * processes) if own_cores else nullcontext()
-    with claimed as cores, collected() as received:
+    with cores_apart(processes, own_cores) as cores, collected() as received:
         share = Share(program, processes, place, environment, logs, stop_by, cores)
         if control is None:
             return _alone(share, received)

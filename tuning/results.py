@@ -121,7 +121,7 @@ def results_of(
     """The same, nothing written."""
     trials = [study.trials[number] for number in sorted(study.trials)]
     best, paper = winner(study), paper_trial(study)
-    ranked = _ranked(study)
+    ranked = study.best()
     shown = ranked[:SHOWN] if paper is None or paper in ranked[:SHOWN] else [*ranked[:SHOWN], paper]
     epochs = tuning.config.training.epochs
     of_trial = len(trainings(tuning.tune, tuning.config))
@@ -144,8 +144,7 @@ def results_of(
 
 def winner(study: StudyRecord) -> TrialRecord | None:
     """The finished trial with the highest measure, of equal ones the first; None while none is finished."""
-    finished = [trial for trial in study.trials.values() if trial.how == "finished" and trial.dsc is not None]
-    return min(finished, key=lambda trial: (-(trial.dsc or 0.0), trial.number), default=None)
+    return next((trial for trial in study.best() if trial.how == "finished"), None)
 
 
 def challenger(study: StudyRecord) -> TrialRecord | None:
@@ -204,14 +203,6 @@ def _best_yaml(output: Path, tuning: Tuning, best: TrialRecord) -> str:
         donor, epoch = best.donors[-1]
         lines.append(f"# Of a population: from epoch {epoch} on with these values, from trial {donor}'s weights.")
     return "\n".join(lines) + "\n" + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-
-
-def _ranked(study: StudyRecord) -> list[TrialRecord]:
-    """Finished trials by their measure, then the others, first those that went furthest; without failed ones."""
-    furthest = study.best()
-    finished = [trial for trial in furthest if trial.how == "finished"]
-    others = [trial for trial in furthest if trial.how != "finished"]
-    return [*sorted(finished, key=lambda trial: (-(trial.dsc or 0.0), trial.number)), *others]
 
 
 def _row(trial: TrialRecord, paper: TrialRecord | None) -> Row:

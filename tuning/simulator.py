@@ -10,13 +10,11 @@ trials that fail, and the machines' time between two trials.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from math import isfinite
-from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +24,7 @@ from numpy.typing import NDArray
 from ray.tune.schedulers import TrialScheduler
 
 from data_pipeline import Fault
-from tuning.journal import NAME, Report, StudyRecord, TrialRecord, read_journal
+from tuning.journal import Report, StudyRecord, TrialRecord
 from tuning.playing import Course, GoesOn, Plan, play
 from tuning.rungs import Rungs
 
@@ -207,41 +205,6 @@ def remaining(study: StudyRecord, plan: Plan, runs: int = FEW_RUNS, seed: int = 
         }
         seconds.append(play(courses, plan.slots, scheduled(deepcopy(rungs))).seconds)
     return median(seconds)
-
-
-@dataclass(frozen=True)
-class Hindsight:
-    """A forecast from a study's first trials, and what the study came to."""
-
-    first: int
-    """So many of its trials were known."""
-    forecast: Forecast
-    seconds: float
-    trained: int
-    finished: int
-
-    def as_json(self) -> dict[str, Any]:
-        """All of it, by name."""
-        return asdict(self)
-
-
-def hindsight(folder: Path, plan: Plan, first: int) -> Hindsight:
-    """Forecast the study in a folder, carried out without a break, from its first trials, and tell what happened.
-
-    Raises Fault where no study lies, or where its first trials have reported nothing.
-    """
-    study = read_journal(folder)
-    known = [trial for number, trial in sorted(study.trials.items()) if number < first]
-    lines = (folder / NAME).read_bytes().splitlines(keepends=True)
-    events = [json.loads(line) for line in lines if line.endswith(b"\n")]
-    times = [event["time"] for event in events if event["event"] in ("began", "report", "ended")]
-    return Hindsight(
-        len(known),
-        simulate(Measured.of(known), plan),
-        max(times) - min(times),
-        sum(trial.trained for trial in study.trials.values()),
-        sum(trial.how == "finished" for trial in study.trials.values()),
-    )
 
 
 def scheduled(rungs: Rungs | None) -> GoesOn | None:

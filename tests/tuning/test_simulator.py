@@ -1,7 +1,5 @@
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ from tuning.journal import StudyRecord
 from tuning.playing import Course, Plan, play
 from tuning.rungs import Rungs
 from tuning.settings import Tune
-from tuning.simulator import EQUAL, Measured, hindsight, remaining, scheduled, simulate
+from tuning.simulator import EQUAL, Measured, remaining, scheduled, simulate
 
 FULL = Tune(trials=10, scheduler="none")
 
@@ -186,18 +184,3 @@ def test_what_is_left_remembers_what_rungs_have_seen():
     left = remaining(StudyRecord([*seen, *events_of(12, [0.1])]), plan, runs=20)
     assert left is not None
     assert left < alone
-
-
-def test_a_forecast_is_held_against_what_happened(tmp_path: Path):
-    # Two at once, one after the other without a break: the forecast has to meet it to the second.
-    lines = []
-    for number in range(4):
-        began = 1000.0 + number // 2 * 68
-        for event in events_of(number, [0.5, 0.6, 0.7], how="finished"):
-            lines.append(event | {"time": began + event.get("seconds", 68.0 if event["event"] == "ended" else 0.0)})
-    lines.sort(key=lambda event: event["time"])
-    (tmp_path / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in lines) + '{"event": "cut')
-    told = hindsight(tmp_path, Plan(Tune(trials=4, scheduler="none"), slots=2, epochs=3), first=2)
-    assert (told.first, told.seconds, told.trained, told.finished) == (2, 136.0, 12, 4)
-    assert told.forecast.seconds.median == pytest.approx(136.0)
-    assert told.as_json()["forecast"]["trained"]["median"] == 12
