@@ -38,18 +38,22 @@ class Answer:
 
     def ended(self, trial: TrialRecord) -> None:  # noqa: ARG002 - all trials are looked at
         """One more figure."""
-        tidy(self._desk.output / "trials", self._study, self._desk.tuning.tune.keep)
         if time.monotonic() - self._drawn > REDRAWN:
             self.written(None)
             self._drawn = time.monotonic()
         else:
+            self._tidy()
             write_results(self._desk.output, self._desk.tuning, self._study)
 
     def written(self, final: FinalComparison | None) -> Results:
         """Write all of it."""
+        self._tidy()  # also of trials that were still writing when they ended
         return write_report(self._desk.output, self._desk.tuning, self._study, final)
 
     def files(self) -> list[Path]:
         """What is worth keeping with the study's run in MLflow."""
         names = ("trials.csv", "best.yaml", "table.md", "report.html", "result.json", "study.yaml")
         return [*(self._desk.output / name for name in names), *sorted(self._desk.output.glob("*.png"))]
+
+    def _tidy(self) -> None:
+        tidy(self._desk.output / "trials", self._study, self._desk.tuning.tune.keep)

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from trainer.checkpoint_files import begin, discard, names, publish
+from trainer.checkpoint_files import MANIFEST, begin, clear_away, discard, names, publish
 from trainer.serving.opening import DESCRIPTION, WEIGHTS
 from tuning.journal import StudyRecord, TrialRecord
 
@@ -28,18 +28,21 @@ def tidy(trials: Path, study: StudyRecord, keep: int) -> None:
 
 
 def keep_weights(checkpoints: Path) -> None:
-    """Leave of a training's checkpoints the last one's network alone. What cannot be written stays as it is."""
+    """Leave of a training's checkpoints the last one's network alone; where the disk refuses that, the last one."""
     *older, last = names(checkpoints) or [""]
     if not last:
         return
-    target = checkpoints / last
-    if {path.name for path in target.iterdir()} > {DESCRIPTION, WEIGHTS, "manifest.json"}:
-        partial = begin(target)
-        for name in (DESCRIPTION, WEIGHTS):
-            shutil.copy2(target / name, partial / name)
-        publish(target, {}, {})
     for name in older:
         discard(checkpoints / name)
+    target = checkpoints / last
+    if {path.name for path in target.iterdir()} > {DESCRIPTION, WEIGHTS, MANIFEST}:
+        try:
+            partial = begin(target)
+            for name in (DESCRIPTION, WEIGHTS):
+                shutil.copy2(target / name, partial / name)
+            publish(target, {}, {})
+        except OSError:
+            clear_away(checkpoints)
 
 
 def _checkpoints(trials: Path, trial: TrialRecord) -> Iterable[Path]:

@@ -16,6 +16,7 @@ from ray import tune
 from data_pipeline import Fault
 from trainer.stopping import Stopped
 from tuning.driving import WhenAsked
+from tuning.settings import Tune
 from tuning.stopping import InTime
 from tuning.training import Order, Start
 from tuning.trial import Trial, TrialOrder
@@ -28,7 +29,7 @@ class Crew:
     shape: tune.PlacementGroupFactory
     at_once: int
     start: Start
-    tune: Any
+    asked: Tune
     """The branch tune of the configuration."""
     received: Sequence[int]
     """Grows when a signal asks to stop."""
@@ -36,7 +37,7 @@ class Crew:
 
     def order(self, trainings: Sequence[Order], legs: Sequence[tuple[int, int]], reported: int = 0) -> TrialOrder:
         """A trial of these trainings."""
-        return TrialOrder(trainings, legs, self.start, self.tune.processes, self.tune.cpus, reported)
+        return TrialOrder(trainings, legs, self.start, self.asked.processes, self.asked.cpus, reported)
 
     def run(
         self, count: int, searcher: Any, scheduler: Any, notes: tune.Callback, together: dict[str, Any] | None = None
@@ -65,7 +66,7 @@ class Crew:
                     stop=WhenAsked(self.received),
                     callbacks=[notes, InTime(self.received)],
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                    failure_config=tune.FailureConfig(max_failures=self.tune.retries),
+                    failure_config=tune.FailureConfig(max_failures=self.asked.retries),
                     verbose=0,
                 ),
             )

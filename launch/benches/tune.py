@@ -28,8 +28,8 @@ from launch.terminal import with_progress
 from trainer.feasible import dataset_of
 from trainer.run_folder import RunFolder
 from trainer.sources import presets
-from tuning.cluster import ADDRESS
 from tuning.orders import Desk
+from tuning.ray_session import ADDRESS
 from tuning.settings import Tuning, load_tuning, trainings
 from tuning.space import paper_values
 

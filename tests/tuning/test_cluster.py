@@ -233,7 +233,7 @@ def test_an_address_at_which_no_ray_answers_is_said_so_in_time(monkeypatch: pyte
         with pytest.raises(Fault, match=f"^RAY_ADDRESS={address}{told}$"), joined_cluster(1):
             pass
 
-    monkeypatch.setattr("tuning.cluster.ANSWER_TIMEOUT", 4.0)
+    monkeypatch.setattr("tuning.ray_session.ANSWER_TIMEOUT", 4.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         refused(address, r": no Ray cluster that this machine belongs to \(no answer within 4 s\); start it, or .*")
