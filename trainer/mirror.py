@@ -84,6 +84,7 @@ class Mirror:
             self._list([])
         for name in listed:
             self._delete(name, json.loads(self._store.read(f"{name}/{files.MANIFEST}"))["sha256"])
+        self._store.delete(INDEX)
 
     def close(self, seconds: float) -> None:
         """Wait for what is being copied."""

@@ -75,6 +75,8 @@ class Storage:
             self._news.wait()
             self._news.clear()
             over = self._over
+            if over:
+                self._cleared.clear()  # a trial that was put out may have copied while it stopped
             try:
                 self._copy()
                 self._failed = False

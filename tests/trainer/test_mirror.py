@@ -131,3 +131,13 @@ def test_what_was_superseded_before_it_was_copied_is_left_out(here: Path, there:
     mirror.close(30)
     assert "step-00000003" in names(there)
     assert [damage(there / name) for name in names(there)] == [""] * len(names(there))
+
+
+def test_nothing_stays_of_a_mirror_that_is_cleared(here: Path, there: Path) -> None:
+    mirror = mirrored(here, there, 1, 2, 3)
+    assert (there / "checkpoints.json").exists()
+    for _ in range(2):
+        mirror.clear()
+        assert list(there.iterdir()) == []
+    assert Mirror(str(there), here, 2).fetch(3, best_of) is None
+    assert names(here) == ["step-00000002", "step-00000003"]

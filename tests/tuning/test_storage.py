@@ -1,5 +1,6 @@
 """A study's second place."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,11 @@ def test_of_trials_that_have_ended_the_best_ones_checkpoints_stay(desk: Desk) ->
             if number < 2:
                 journal.write("ended", trial=number, how="finished", why="")
         storage.ended(journal.study.trials[1])
+        deadline = time.monotonic() + 10
+        while kept[0].parent.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert copied(desk, 0) == kept[0], "as a trial does that was put out, and still stops"
     assert [path.exists() for path in kept] == [False, True, True], "the best, and one that still runs"
 
 
