@@ -117,6 +117,7 @@ def _expected(measured: Measured, plan: Plan, nodes: int | None, slots_per_node:
     """For each number of nodes, up to that with which all trials run at once, halving beside a full search."""
     from dataclasses import replace
 
+    from tuning.settings import milestones
     from tuning.simulator import RUNS, simulate
 
     tune = plan.tune
@@ -128,7 +129,7 @@ def _expected(measured: Measured, plan: Plan, nodes: int | None, slots_per_node:
             return
         before = slots
         for scheduler in _SEARCHES:
-            if scheduler == "none" or tune.first_rung < plan.epochs:
+            if scheduler == "none" or len(milestones(tune, plan.epochs)) > 1:
                 changes = {"scheduler": scheduler}
                 one = replace(plan, slots=slots, tune=tune.model_copy(update=changes))
                 yield Expected(count, slots, scheduler, simulate(measured, one, runs))

@@ -161,11 +161,8 @@ def check_cores(tune: Tune, cores: int) -> None:
 def joined_cluster(cores: int) -> Iterator[Cluster]:
     """The cluster that RAY_ADDRESS names, or so many cores of this machine under a Ray that ends with the block.
 
-    Raises Fault where the cluster does not let us in: nothing answers, or its Ray or Python is another; and where this
-    process belongs to a Ray already.
+    Raises Fault where the cluster does not let us in: nothing answers, or its Ray or Python is another.
     """
-    if ray.is_initialized():
-        raise Fault("this process belongs to a Ray already; call ray.shutdown() first")
     address = os.environ.get(ADDRESS, "")
     with member_of(address) if address not in ("", "local") else private_ray(cores):
         cluster = Cluster(_nodes())

@@ -103,7 +103,12 @@ def _no_entry(address: str, told: str) -> str:
 
 @contextmanager
 def private_ray(cores: int) -> Iterator[None]:
-    """Have so many cores of this machine under a Ray of our own. Raises Fault where it does not start."""
+    """Have so many cores of this machine under a Ray of our own.
+
+    Raises Fault where it does not start, and where this process belongs to another one.
+    """
+    if ray.is_initialized():
+        raise Fault("this process belongs to a Ray already; call ray.shutdown() first")
     with _folder() as folder:
         token = folder / "token"
         token.write_text(secrets.token_hex(32), encoding="utf-8")

@@ -20,6 +20,7 @@ from trainer.metrics import summarise
 from trainer.score_table import read_csv
 from tuning.journal import StudyRecord, TrialRecord
 from tuning.playing import Course, Plan, play
+from tuning.settings import milestones
 from tuning.simulator import Spread, finite, rungs_of, scheduled, spread
 
 ORDERS = 1000
@@ -135,7 +136,7 @@ def replay(
         left_out=tuple(trial.number for trial in begun if trial not in whole),
         epochs=plan.epochs,
         slots=plan.slots,
-        first_rung=plan.tune.first_rung,
+        first_rung=milestones(plan.tune, plan.epochs)[0],
         reduction=plan.tune.reduction,
         full_best=best,
         full_dsc=courses[best].dsc[-1],

@@ -35,7 +35,7 @@ class Rungs(AsyncHyperBandScheduler):
             metric="dsc",
             mode="max",
             max_t=epochs,
-            grace_period=tune.first_rung,
+            grace_period=milestones(tune, epochs)[0],
             reduction_factor=tune.reduction,
         )
         self._last: dict[int, tuple[int, str]] = {}

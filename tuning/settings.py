@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -27,8 +28,8 @@ class Tune(Branch):
     scheduler: Literal["asha", "none", "population"] = "asha"
     """What ends trials early: successive halving on epochs, nothing, or population-based training, in which the worst
     trials go on from the best ones' weights."""
-    first_rung: Positive = 1
-    """Epochs after which asha judges a trial for the first time."""
+    first_rung: Annotated[int, Field(ge=0)] = 0
+    """Epochs after which asha judges a trial for the first time; 0 for so few that the third time is at the end."""
     reduction: Annotated[int, Field(ge=2)] = 3
     """Of so many trials asha lets one go on at a rung; the next rung is so many times as high."""
     exchange_epochs: Positive = 1
@@ -99,7 +100,7 @@ def validated_every(tune: Tune, config: Config) -> int:
 
 def milestones(tune: Tune, epochs: int) -> list[int]:
     """The rungs: epochs after which asha judges a trial, and the last epoch, after which there is nothing to judge."""
-    rungs, epoch = [], tune.first_rung
+    rungs, epoch = [], tune.first_rung or ceil(epochs / tune.reduction**2)
     while epoch < epochs:
         rungs.append(epoch)
         epoch *= tune.reduction

@@ -38,9 +38,19 @@ def test_milestones_are_ray_s_and_the_last_epoch(epochs: int, reduction: int) ->
 
 
 def test_milestones_by_hand() -> None:
-    assert milestones(Tune(), 12) == [1, 3, 9, 12]
+    assert milestones(Tune(first_rung=1), 12) == [1, 3, 9, 12]
     assert milestones(Tune(first_rung=2, reduction=2), 16) == [2, 4, 8, 16]
     assert milestones(Tune(first_rung=5), 5) == [5]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "reduction", "rungs"),
+    [(1, 3, [1]), (3, 3, [1, 3]), (9, 3, [1, 3, 9]), (12, 3, [2, 6, 12]), (50, 3, [6, 18, 50]), (16, 4, [1, 4, 16])],
+)
+def test_a_trial_is_judged_twice_before_its_last_epoch_unless_told_otherwise(
+    epochs: int, reduction: int, rungs: list[int]
+) -> None:
+    assert milestones(Tune(reduction=reduction), epochs) == rungs
 
 
 @given(

@@ -126,7 +126,7 @@ def test_what_contradicts_itself_is_refused_in_a_line_that_names_the_key(changes
     "changes",
     [
         ["tune.first_rung=12"],
-        ["tune.folds=[1, 2]", "tune.trainings_by_rung=[1, 1, 2]"],
+        ["tune.folds=[1, 2]", "tune.trainings_by_rung=[1, 2]"],
         ["tune.seeds=[1, 2]", "tune.trainings_by_rung=[1]"],
         ["tune.scheduler=population", "tune.exchange_epochs=4"],
         ["tune.unseen=[]"],
