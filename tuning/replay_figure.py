@@ -41,7 +41,7 @@ def draw_replays(replays: Sequence[Replayed], path: Path) -> None:
     panels = figure.subplots(1, len(replays), sharey=True, squeeze=False)[0]
     for axes, replayed in zip(panels, replays, strict=True):
         _draw(axes, replayed)
-    panels[0].set_ylabel("DSC below the full search's best (%)", fontsize=9, color=_INK)
+    panels[0].set_ylabel("DSC below the full search's best (points)", fontsize=9, color=_INK)
     figure.suptitle(
         f"Successive halving on {first.trials} recorded trials of {first.epochs} epochs, {first.slots} at once",
         fontsize=11,
