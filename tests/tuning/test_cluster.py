@@ -227,6 +227,12 @@ def test_a_cluster_of_another_ray_is_not_joined(local: Cluster, tmp_path: Path) 
     )
 
 
+def test_a_process_that_belongs_to_a_ray_starts_none_of_its_own(local: Cluster) -> None:
+    with pytest.raises(Fault, match=r"^this process belongs to a Ray already; call ray.shutdown\(\) first$"):
+        joined_cluster(1).__enter__()
+    assert {each["NodeID"] for each in ray.nodes()} == {node.id for node in local.nodes}
+
+
 def test_an_address_at_which_no_ray_answers_is_said_so_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(address: str, told: str) -> None:
         monkeypatch.setenv("RAY_ADDRESS", address)
