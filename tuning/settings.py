@@ -29,7 +29,7 @@ class Tune(Branch):
     """What ends trials early: successive halving on epochs, nothing, or population-based training, in which the worst
     trials go on from the best ones' weights."""
     first_rung: Annotated[int, Field(ge=0)] = 0
-    """Epochs after which asha judges a trial for the first time; 0 for so few that the third time is at the end."""
+    """Epochs after which asha judges a trial for the first time; 0 for training.epochs / reduction², rounded up."""
     reduction: Annotated[int, Field(ge=2)] = 3
     """Of so many trials asha lets one go on at a rung; the next rung is so many times as high."""
     exchange_epochs: Positive = 1
