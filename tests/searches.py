@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import yaml
 
+from launch.claim import free_cores
+from launch.cores import usable_cores
 from tuning.journal import StudyRecord, read_journal
 
 TINY = {
@@ -29,6 +32,14 @@ TINY = {
 
 PATIENCE = 600.0
 """Seconds for what is waited for: most of it is the start of processes on a machine that does more than this."""
+
+
+def require_two_cores() -> None:
+    """Skip where two trials cannot run at a time."""
+    if usable_cores().count < 2:
+        pytest.skip("two trials at a time need two cores")
+    if free_cores() < usable_cores().count:
+        pytest.skip("other launches have claimed cores")
 
 
 class Search:

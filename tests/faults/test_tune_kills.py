@@ -15,7 +15,7 @@ from data_pipeline import Dataset
 from launch.claim import free_cores
 from launch.cores import usable_cores
 from tests.ranks import ForkServer
-from tests.searches import Search
+from tests.searches import Search, require_two_cores
 from tuning.journal import StudyRecord
 from tuning.searcher import propose
 from tuning.settings import load_tuning
@@ -26,7 +26,6 @@ TRIALS = 4
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif(usable_cores().count < 2, reason="two trials at a time need two cores"),
 ]
 
 
@@ -44,8 +43,7 @@ class Killed(Search):
 @pytest.fixture(scope="module")
 def killed(packed: Callable[..., Dataset], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
     """A search of four trials, carried out to its end."""
-    if free_cores() < usable_cores().count:
-        pytest.skip("other launches have claimed cores")
+    require_two_cores()
     tune = {
         "trials": TRIALS,
         "searcher": "random",

@@ -15,9 +15,7 @@ import pytest
 
 from data_pipeline import Scan, open_store
 from data_pipeline.shards import write_dataset
-from launch.claim import free_cores
-from launch.cores import usable_cores
-from tests.searches import Search
+from tests.searches import Search, require_two_cores
 from tests.system.radosgw import Gateway
 
 EPOCHS = 12
@@ -27,15 +25,13 @@ STEPS = 5
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1200),
-    pytest.mark.skipif(usable_cores().count < 2, reason="two trials at a time need two cores"),
 ]
 
 
 @pytest.fixture
 def search(bucket: str, scans: Callable[[int], list[Scan]], tmp_path: Path) -> Iterator[Search]:
     """One of three trials, of which one keeps its weights."""
-    if free_cores() < usable_cores().count:
-        pytest.skip("other launches have claimed cores")
+    require_two_cores()
     uri = f"s3://{bucket}/scans"
     made = scans(30)
     write_dataset(uri, "noise", made, {scan.key: number // 10 + 1 for number, scan in enumerate(made)}, {})

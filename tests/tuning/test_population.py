@@ -17,9 +17,7 @@ from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Trial
 
 from data_pipeline import Dataset
-from launch.claim import free_cores
-from launch.cores import usable_cores
-from tests.searches import Search
+from tests.searches import Search, require_two_cores
 from tests.tuning.studies import tuning_of
 from tests.tuning.trainings import start
 from trainer.checkpoint_files import begin, name_of, publish
@@ -294,8 +292,7 @@ class Killed(Search):
 @pytest.fixture(scope="module")
 def killed(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
     """A population of two, of which one has a rate with which it learns nothing; gone on with to its end."""
-    if free_cores() < usable_cores().count:
-        pytest.skip("other launches have claimed cores")
+    require_two_cores()
     tune = {
         "scheduler": "population",
         "trials": 2,
@@ -323,7 +320,6 @@ def killed(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(usable_cores().count < 2, reason="two trials at a time need two cores")
 def test_a_population_that_is_killed_after_an_exchange_goes_on_from_the_donor_s_weights(killed: Killed) -> None:
     trials = killed.study().trials
     assert [trial.how for trial in trials.values()] == ["finished", "finished"]

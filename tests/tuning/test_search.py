@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from data_pipeline import Dataset
-from launch.claim import free_cores
-from launch.cores import usable_cores
-from tests.searches import Search
+from tests.searches import Search, require_two_cores
 from tuning.journal import StudyRecord
 from tuning.searcher import propose
 from tuning.settings import load_tuning
@@ -26,7 +24,6 @@ ABSURD = 1e30
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif(usable_cores().count < 2, reason="two trials at a time need two cores"),
 ]
 
 
@@ -46,8 +43,7 @@ class Stopped(Search):
 @pytest.fixture(scope="module")
 def search(packed: Callable[..., Dataset], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stopped]:
     """One of four trials, of which some have a rate that is beyond all, stopped in the middle and gone on with."""
-    if free_cores() < usable_cores().count:
-        pytest.skip("other launches have claimed cores")
+    require_two_cores()
     tune = {
         "trials": TRIALS,
         "searcher": "random",
