@@ -7,7 +7,7 @@ import random
 import time
 
 PATIENCE = 120.0
-"""Seconds without a byte from the store after which work on it is given up; the last try and its pause add to them."""
+"""Seconds without a byte from the store after which work on it is given up; the last try adds to them."""
 
 FIRST_PATIENCE = 10.0
 """The same for a store that has not answered yet, whose address is more likely wrong than its server down."""
@@ -47,8 +47,8 @@ class Silence:
     def failed(self, began: float, now: float) -> float:
         """Note a try that began and failed then; give the seconds that the store has been silent for."""
         since = self._since
-        # Work that was given up long ago says nothing about today.
-        if since is None or began - self._latest > self._patience:
+        # Work that was given up long ago, longer than any pause, says nothing about today.
+        if since is None or began - self._latest > self._patience + _LONGEST_PAUSE:
             since = self._since = began
             self._warned = False
         self._latest = now
@@ -70,6 +70,7 @@ class Patience:
     def __init__(self, silence: Silence) -> None:
         self.tries = 0
         self._silence = silence
+        self._left = silence.patience
         self._heard = self._began = time.monotonic()
 
     def waited(self) -> float:
@@ -88,9 +89,11 @@ class Patience:
         """Note that a try failed; give the seconds in which nothing came where they are enough."""
         now = time.monotonic()
         silent = max(now - self._heard, self._silence.failed(self._began, now))
-        return silent if silent >= self._silence.patience else None
+        self._left = self._silence.patience - silent
+        return silent if self._left <= 0 else None
 
     def pause(self) -> None:
-        """Sleep before the next try, longer each time and out of step with others."""
-        time.sleep(min(_LONGEST_PAUSE, 0.1 * 2 ** min(self.tries, 10)) * random.uniform(0.5, 1.0))
+        """Sleep before the next try, longer each time, out of step with others, and no longer than patience lasts."""
+        growing = min(_LONGEST_PAUSE, 0.1 * 2 ** min(self.tries, 10)) * random.uniform(0.5, 1.0)
+        time.sleep(min(growing, self._left))
         self.tries += 1

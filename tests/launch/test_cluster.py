@@ -254,16 +254,16 @@ def test_whoever_lacks_the_key_is_not_listened_to(here: Callable[[str], Here]) -
         forged = Control(control.address, control.port, "0" * 64)
         lost = threading.Event()
         line = Line(forged, 0, {}, lambda _: None, lost.set)
-        assert lost.wait(5)
+        assert lost.wait(30)
         line.close()
         with socket.create_connection((control.address, control.port)) as stranger:
             stranger.sendall(b'{"node": 0, "proof": null}\n{"ended": {}}\n')
             time.sleep(0.2)
         assert board.heard.empty()
         honest = Line(control, 1, {"host": "here"}, lambda _: None, lambda: None)
-        assert board.heard.get(timeout=5).message["host"] == "here"  # type: ignore[index]
+        assert board.heard.get(timeout=30).message["host"] == "here"  # type: ignore[index]
         honest.close()
-        assert board.heard.get(timeout=5).message is None
+        assert board.heard.get(timeout=30).message is None
 
 
 def test_a_control_never_shows_its_key_or_environment() -> None:

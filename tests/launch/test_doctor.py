@@ -107,7 +107,7 @@ def test_hosts_that_cannot_be_reached_are_lines_of_the_table(wanted: Wanted, tmp
     gone = ("/bin/sh", "-c", "echo 'ssh: connect to host node1 port 22: No route to host' >&2; exit 255")
     began = time.monotonic()
     findings = examine(wanted, [Machine("node1", gone), Machine("node2", ("/bin/true",))], tmp_path)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert [(each.check, each.host, each.state) for each in findings if each.check == "reach"] == [
         ("reach", "node1", "failed"),
         ("reach", "node2", "failed"),
@@ -129,7 +129,7 @@ def test_a_wrong_configuration_is_a_wrong_call(sonotrain: Command) -> None:
 def test_a_node_ends_when_nobody_asks_any_more() -> None:
     with Conversation("here", PROGRAM) as talk:
         talk.say("clock")
-        assert abs(talk.answer(60)["time"] - time.time()) < 5
+        assert abs(talk.answer(60)["time"] - time.time()) < 30
         process = talk._process
     assert process.returncode == 0
 
@@ -143,7 +143,7 @@ def test_a_silent_node_is_given_up_and_not_asked_again() -> None:
         talk.say("clock")
         with pytest.raises(Fault, match="no answer after"):
             talk.answer(60)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_a_check_that_hangs_or_breaks_is_a_failed_line() -> None:

@@ -155,9 +155,7 @@ def test_a_server_that_is_gone_for_good_is_an_error_in_the_stated_time(
     killed = time.monotonic()
     with pytest.raises(Fault, match=rf"^{place}/shard-.*: no connection to {server.endpoint} for \d+ s; is the server"):
         batches += epoch
-    assert (
-        3 <= time.monotonic() - killed < 3 + 5 + 10
-    )  # the patience, the longest pause, and the reading of a busy machine
+    assert 3 <= time.monotonic() - killed < 3 + 15  # the patience, and the reading of a busy machine
     assert_equal(batches, undisturbed[: len(batches)])
 
 
@@ -170,7 +168,7 @@ def test_a_server_that_answers_nothing_any_more_is_an_error_in_the_stated_time(
     frozen = time.monotonic()
     with pytest.raises(Fault, match=rf"^{place}/shard-.*: the S3 server {server.endpoint} was silent for \d+ s"):
         batches += epoch
-    assert 3 <= time.monotonic() - frozen < 3 + 1 + 5 + 10
+    assert 3 <= time.monotonic() - frozen < 3 + 1 + 15
     assert_equal(batches, undisturbed[: len(batches)])
 
 

@@ -50,7 +50,7 @@ def test_a_server_that_is_down_is_a_warning_and_what_it_missed_follows(
         began = time.monotonic()
         mirror.follow(published(tmp_path / "here", 1), 0)
         mirror.follow(published(tmp_path / "here", 2), 0)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         with caplog.at_level(logging.WARNING, logger="sonotrain"):
             mirror.close(1)
         assert "the newest checkpoint is not copied after 1 s" in caplog.text

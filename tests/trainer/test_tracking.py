@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from trainer import tracking
 from trainer.tracking import Run, import_mlflow, start_run, without_credentials
 
-CALL_SECONDS = 0.1
-"""Longest that a training may be held by a call."""
+CALL_SECONDS = 0.5
+"""Longest that a training may be held by a call, on a busy machine."""
 
 
 def client() -> Any:
@@ -238,7 +238,7 @@ def test_a_tracker_that_never_answers_is_told_once_without_its_password(
     run.tags({"a": "b"})
     started = time.monotonic()
     run.finish()
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
     assert run.id is None
     told, ended = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert f"http://***@127.0.0.1:{unused_port} cannot be written to: [Errno 111] Connection refused." in told
@@ -256,11 +256,11 @@ def test_a_tracker_that_takes_connections_and_is_silent_holds_only_the_start(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
         run = start_run("silence", "outage", {}, {})
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 10
         assert longest_call(run, range(20)) < CALL_SECONDS
         started = time.monotonic()
         run.finish()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10
     assert "no answer from the tracker after 1 s" in caplog.text
 
 

@@ -16,7 +16,7 @@ def test_every_group_waits_as_long_as_was_said_last_and_says_so_in_one_line(run_
     assert said == ""
     assert set(here) == {"clone", "host", "spare", "first"}
     for name, (seconds, said) in here.items():
-        assert 0.5 <= seconds < 5, (name, seconds)
+        assert 0.5 <= seconds < 20, (name, seconds)
         assert said.startswith("rank 0 waited 0.5 s in vain for the others after step 17; "), name
         assert "training.stall_minutes" in said
     assert there["gone"][1].startswith("rank 1 lost the connection to another rank after step 17; ")

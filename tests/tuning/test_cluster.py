@@ -152,11 +152,11 @@ def test_a_node_with_another_installation_or_dataset_is_named(local: Cluster, co
 
 def test_a_node_that_does_not_answer_is_given_up(local: Cluster, config: Config, dataset: Dataset) -> None:
     here = os.getpid()
-    slowly: Versions = lambda: {"python": str(os.getpid() == here or time.sleep(3))}  # noqa: E731
+    slowly: Versions = lambda: {"python": str(os.getpid() == here or time.sleep(10))}  # noqa: E731
     began = time.monotonic()
     with pytest.raises(Fault, match=r"^node \S+: does not answer within 1 s"):
         local.check_nodes(config, dataset.index.digest, config.output, slowly, timeout=1)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8
 
 
 def test_trainings_of_a_node_share_their_scans_though_they_follow_each_other(

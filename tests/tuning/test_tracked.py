@@ -151,7 +151,7 @@ def test_a_tracker_that_is_away_holds_up_nothing_and_has_all_when_it_is_back(
         began = time.monotonic()
         for trial in study.trials.values():
             tracked.ended(trial)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         assert threading.active_count() <= threads + 1
         assert not (Path(tuning.config.output) / "tracking.json").exists()
     tracked.__exit__(None, None, None)

@@ -119,7 +119,7 @@ def test_one_that_does_not_stop_in_time_is_killed(tmp_path: Path) -> None:
     began = time.monotonic()
     running.stop(grace=0.3)
     assert running.status() == -signal.SIGKILL
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("how", [1, -signal.SIGKILL])
