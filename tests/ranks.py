@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -100,14 +99,6 @@ class Job:
     def errors(self) -> list[str]:
         """The end of what each rank wrote on stderr."""
         return [(self._logs / f"{rank}.err").read_text()[-3000:] for rank in range(len(self.pids))]
-
-
-def wait_until(true: object, seconds: float = 60) -> None:
-    """Wait for something that a call tells, and fail when it does not come."""
-    deadline = time.monotonic() + seconds
-    while not true():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 def free_port() -> int:

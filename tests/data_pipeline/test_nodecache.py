@@ -19,6 +19,7 @@ from data_pipeline import Dataset, Fault, NodeCache, Scan, nodecache, open_datas
 from data_pipeline.stream import BATCHES_AHEAD, SHARDS_AHEAD, stream_scans
 from tests.data_pipeline.counting_store import CountingStore, counted
 from tests.data_pipeline.processes import PROCESSES
+from tests.waiting import wait_until
 
 AMPLE = 1 << 30
 
@@ -86,13 +87,6 @@ def assert_right(dataset: Dataset, made: list[Scan], positions=range(24)) -> Non
         scan = dataset.scan(position)
         assert np.array_equal(scan.image, made[position].image)
         assert np.array_equal(scan.mask, made[position].mask)
-
-
-def wait_until(holds, seconds=30.0) -> None:
-    ends = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < ends
-        time.sleep(0.005)
 
 
 # Fetched once -------------------------------------------------------------------------------------------------------

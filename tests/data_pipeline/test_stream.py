@@ -16,6 +16,7 @@ import data_pipeline
 from data_pipeline import Dataset, Fault, NodeCache, Scan, open_dataset, plan_epoch, resize_mask, stream_batches
 from data_pipeline.stream import BATCHES_AHEAD, SHARDS_AHEAD, stream_scans
 from tests.data_pipeline.counting_store import counted
+from tests.waiting import wait_until
 
 SIZE = (32, 48)
 READERS = (1, 3, 8)
@@ -42,14 +43,6 @@ def places(dataset):
     return plan.for_rank(2, 1)
 
 
-def wait_until(holds, seconds=10.0) -> bool:
-    """Whether it comes to hold within some seconds."""
-    ends = time.monotonic() + seconds
-    while not holds() and time.monotonic() < ends:
-        time.sleep(0.01)
-    return holds()
-
-
 @pytest.fixture(autouse=True)
 def threads():
     """Gives the threads that the test has started so far; at its end none may be left."""
@@ -59,7 +52,7 @@ def threads():
         return set(threading.enumerate()) - before
 
     yield started
-    assert wait_until(lambda: not started()), f"left behind: {started()}"
+    wait_until(lambda: not started(), seen=started)
 
 
 # What comes out ---------------------------------------------------------------------------------------------------
@@ -130,7 +123,8 @@ def test_jumping_to_nine_tenths_of_an_epoch_costs_what_starting_it_costs(packed,
             watched = replace(watched, cache=NodeCache(tmp_path / f"cache-{done}", 1 << 30))
         batches = stream_batches(watched, places[done:], SIZE, readers=2)
         next(batches)
-        assert cached or wait_until(lambda store=store: len(store.noted("read")) == begun)
+        if not cached:
+            wait_until(lambda store=store: len(store.noted("read")) == begun)
         batches.close()
         reads.append(store.bytes_read())
         fetched.append(len(store.noted("download")))
@@ -146,7 +140,7 @@ def test_reading_runs_ahead_of_a_slow_training_and_not_away_from_it(dataset, pla
     watched, store = counted(dataset, tmp_path / "log")
     batches = stream_batches(watched, places[:, :1].repeat(6, axis=0), SIZE, readers=2)
     next(batches)
-    assert wait_until(lambda: len(store.noted("read")) >= 5)
+    wait_until(lambda: len(store.noted("read")) >= 5)
     time.sleep(0.5)
     assert len(store.noted("read")) < 24, "one batch taken, a few ready, a few in the readers' hands"
     batches.close()
@@ -208,7 +202,7 @@ def test_a_damaged_sample_raises_a_fault_that_names_it_after_the_batches_before_
     assert str(told.value).startswith(f"{tmp_path}/{shard}: scan-{position:03d}: ")
     assert "\n" not in str(told.value)
     # The error is still held here, and with it all that its traceback refers to.
-    assert wait_until(lambda: not threads())
+    wait_until(lambda: not threads())
 
 
 @pytest.mark.parametrize("readers", [1, 4])
@@ -217,7 +211,7 @@ def test_scans_end_with_a_fault_and_without_threads_too(dataset, tmp_path, threa
     scans = stream_scans(broken, broken.positions(), readers)
     with pytest.raises(Fault, match="scan-040: its bytes are not those that were written") as told:
         list(scans)
-    assert wait_until(lambda: not threads()), told
+    wait_until(lambda: not threads(), seen=lambda: told)
 
 
 def test_a_truncated_shard_raises_a_fault_that_names_it(dataset, places, tmp_path):
@@ -252,7 +246,7 @@ def test_a_stream_that_is_left_early_leaves_no_thread(dataset, places, threads, 
         items.close()
     del items
     gc.collect()
-    assert wait_until(lambda: not threads())
+    wait_until(lambda: not threads())
 
 
 def test_an_error_in_the_training_leaves_no_thread(dataset, places, threads):
@@ -263,7 +257,7 @@ def test_an_error_in_the_training_leaves_no_thread(dataset, places, threads):
     with pytest.raises(ZeroDivisionError):
         train()
     gc.collect()
-    assert wait_until(lambda: not threads())
+    wait_until(lambda: not threads())
 
 
 def test_a_process_that_ends_in_the_middle_of_a_stream_does_end(dataset):

@@ -7,7 +7,8 @@ from safetensors.torch import load_file
 
 from tests.faults.conftest import Start
 from tests.faults.sonotrain import NO_MOUNT
-from tests.ranks import Job, wait_until
+from tests.ranks import Job
+from tests.waiting import wait_until
 from trainer.checkpoint import newest
 
 CHANGES = ("training.epochs=8", "checkpoints.every_steps=1")

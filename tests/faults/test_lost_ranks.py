@@ -8,7 +8,8 @@ import pytest
 
 from tests.faults.checkpoints import checkpoints
 from tests.faults.conftest import Start
-from tests.ranks import Job, wait_until
+from tests.ranks import Job
+from tests.waiting import wait_until
 
 STALL = 4.0
 CHANGES = ("training.epochs=4", f"training.stall_minutes={STALL / 60}", "checkpoints.every_steps=2")

@@ -18,6 +18,7 @@ from data_pipeline import Fault, WrongCall
 from launch.cores import Cores, usable_cores
 from launch.local import run_local
 from launch.node import free_port
+from tests.waiting import wait_until
 
 Program = tuple[str, ...]
 
@@ -42,13 +43,6 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 10) -> bool:
-    end = time.monotonic() + seconds
-    while not true() and time.monotonic() < end:
-        time.sleep(0.02)
-    return true()
 
 
 def test_every_rank_learns_its_place(written: Callable[[str], Program], tmp_path: Path) -> None:
@@ -127,7 +121,7 @@ def test_a_killed_rank_is_named_and_the_others_are_ended(written: Callable[[str]
     began = time.monotonic()
     with pytest.raises(Fault, match=r"rank 1 was killed by SIGKILL; the other processes were ended; .*rank-1\.log"):
         run_local(written(program), 2, tmp_path, terminal=screen)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
     assert screen.getvalue().endswith("The last lines of rank 1:\n    step 1 of 9\n")
 
 
@@ -148,9 +142,9 @@ def test_a_rank_that_ignores_sigterm_is_killed_with_its_whole_group(
     began = time.monotonic()
     with pytest.raises(Fault, match="rank 1 exited with status 3"):
         run_local(written(program), 2, tmp_path, terminal=io.StringIO(), grace=0.5)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
     for pid in (tmp_path / "pids").read_text().split()[:2]:
-        assert wait_until(lambda pid=pid: not is_running(int(pid))), pid  # type: ignore[misc]
+        wait_until(lambda pid=pid: not is_running(int(pid)))  # type: ignore[misc]
 
 
 def test_a_wrong_call_is_told_once_and_gives_status_2(written: Callable[[str], Program], tmp_path: Path) -> None:
@@ -179,7 +173,7 @@ def test_ranks_that_stop_when_asked_have_the_time_to_and_are_no_failure(
     """
     launcher, logs = start_launcher(written(program), tmp_path, "grace=0.1")
     launcher.send_signal(number)
-    output, _ = launcher.communicate(timeout=20)
+    output, _ = launcher.communicate(timeout=60)
     assert output.splitlines()[-1] == "status 75"
     for log in logs:
         assert log.read_text().splitlines() == ["ready", f"stopped by {signal.Signals(number).name}"]
@@ -204,7 +198,7 @@ def test_a_rank_that_does_not_stop_in_time_is_ended(written: Callable[..., Progr
     """
     launcher, _ = start_launcher(written(program), tmp_path, "grace=0.1, stopping=0.5")
     launcher.send_signal(signal.SIGTERM)
-    output, _ = launcher.communicate(timeout=20)
+    output, _ = launcher.communicate(timeout=60)
     assert "stopped by SIGTERM; the logs are in " in output
 
 
@@ -221,7 +215,7 @@ def test_a_signal_to_the_launcher_is_handed_on(written: Callable[[str], Program]
     """
     launcher, logs = start_launcher(written(program), tmp_path)
     launcher.send_signal(number)
-    output, _ = launcher.communicate(timeout=20)
+    output, _ = launcher.communicate(timeout=60)
     name = signal.Signals(number).name
     assert f"stopped by {name}; the logs are in " in output
     for log in logs:
@@ -233,8 +227,8 @@ def test_nobody_outlives_a_killed_launcher(written: Callable[[str], Program], tm
     pids = [int(log.read_text().split()[0]) for log in logs]
     assert all(is_running(pid) for pid in pids)
     launcher.kill()
-    launcher.communicate(timeout=20)
-    assert wait_until(lambda: not any(is_running(pid) for pid in pids))
+    launcher.communicate(timeout=60)
+    wait_until(lambda: not any(is_running(pid) for pid in pids))
 
 
 def test_more_processes_than_cores_are_a_wrong_call(tmp_path: Path) -> None:
@@ -313,5 +307,5 @@ def start_launcher(program: Program, folder: Path, settings: str = "") -> tuple[
         [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
     )
     logs = [folder / f"rank-{rank}.log" for rank in (0, 1)]
-    assert wait_until(lambda: all(log.exists() and re.search("ready", log.read_text()) for log in logs), 20)
+    wait_until(lambda: all(log.exists() and re.search("ready", log.read_text()) for log in logs))
     return launcher, logs

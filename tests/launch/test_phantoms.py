@@ -4,9 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from data_pipeline.phantom import phantom
 from launch import phantoms
 from launch.cores import Cores
 from launch.phantoms import Phantoms, write_phantoms
+from tests.waiting import wait_until
 
 PROGRAM = (
     "import launch.phantoms as p; from launch.cores import Cores; from launch.cli import main;"
@@ -97,13 +97,6 @@ def drawing(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         running.communicate()
 
 
-def wait_until(there: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not there():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def is_gone(group: int) -> bool:
     try:
         os.killpg(group, 0)
@@ -121,14 +114,14 @@ def test_an_interruption_publishes_nothing_and_leaves_no_process(
     assert drawing.returncode == 130
     assert "Traceback" not in errors
     assert not (tmp_path / "phantoms" / "index.json").exists()
-    wait_until(lambda: is_gone(drawing.pid), 20)
+    wait_until(lambda: is_gone(drawing.pid))
 
 
 @pytest.mark.slow
 def test_processes_that_draw_end_with_the_one_that_is_killed(drawing: subprocess.Popen[str]) -> None:
     drawing.kill()
     drawing.wait()
-    wait_until(lambda: is_gone(drawing.pid), 20)
+    wait_until(lambda: is_gone(drawing.pid))
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ranks import wait_until
+from tests.waiting import wait_until
 from trainer.pulse import PULSE, Pulse, Seen, pulse_of, read_pulse
 
 
@@ -14,11 +14,11 @@ def test_what_was_done_is_told_within_seconds_and_the_beat_goes_on_without_it(tm
         pulse.moved()
         pulse.moved(step=17, steps=300)
         pulse.kept()
-        wait_until(lambda: (seen := read_pulse(path)) is not None and seen.moves == 2, 10)
+        wait_until(lambda: (seen := read_pulse(path)) is not None and seen.moves == 2)
         first = read_pulse(path)
         assert first is not None
         assert (first.step, first.steps, first.kept) == (17, 300, 1)
-        wait_until(lambda: read_pulse(path) != first, 10)
+        wait_until(lambda: read_pulse(path) != first)
     later = read_pulse(path)
     assert later == Seen(later.beat if later else 0, 17, 300, 2, 1)
     assert later.beat > first.beat
@@ -38,7 +38,7 @@ def test_a_place_that_takes_nothing_disturbs_nothing_and_is_tried_again(tmp_path
         pulse.moved(step=1)
         assert read_pulse(path) is None
         path.parent.mkdir()
-        wait_until(path.exists, 10)
+        wait_until(path.exists)
     time.sleep(0.01)
     assert read_pulse(path) is not None
 

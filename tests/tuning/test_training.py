@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -15,14 +14,8 @@ import pytest
 
 from tests.tuning.stand_in import write_result
 from tests.tuning.trainings import done, epochs_of, order_of, start
+from tests.waiting import wait_until
 from tuning.training import STOPPED, Order, Running, measured
-
-
-def wait_until(true: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
