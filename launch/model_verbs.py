@@ -88,7 +88,7 @@ def evaluate(
         show_measures(f"{model} on {name}, {where}: mean [95 % interval]", {"model": one, **one["baselines"]})
         write_json(json, one)
         dsc = one["dsc"]["mean"]
-        say(f"DSC {'-' if dsc is None else f'{dsc:.4f}'} over {len(scores['model'])} scans{written}")
+        say(f"DSC {'-' if dsc is None else f'{dsc:.4f}'} over {one['cases']} scans with a lesion{written}")
 
 
 def predict(

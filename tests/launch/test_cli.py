@@ -294,7 +294,8 @@ def test_a_model_is_judged_beside_its_baselines(sonotrain: Command, dataset: Pat
             assert judged[measure]["low"] <= judged[measure]["mean"] <= judged[measure]["high"]
     assert told["unit"] == "mm"
     assert len(Path("e.csv").read_text().splitlines()) == 1 + 8
-    assert "written to e.json and e.csv" in ended.output.splitlines()[-1]
+    of_lesions = f"DSC {told['dsc']['mean']:.4f} over {told['cases']} scans with a lesion"
+    assert ended.output.splitlines()[-1] == f"{of_lesions}; written to e.json and e.csv"
 
 
 @pytest.mark.parametrize(
