@@ -238,7 +238,7 @@ def watched(job: Job, logs: Path, run: Callable[[], int]) -> None:
     say(f"Launching {many} of `sonotrain {' '.join(job.verb)}`; their logs: {logs}")
     status = run()
     if status == STOPPED:
-        say(f"All {many} have stopped after a checkpoint; the same call goes on; their logs are in {logs}")
+        say(f"All {many} have stopped when asked to; the same call goes on; their logs are in {logs}")
     if status:
         raise typer.Exit(status)
     say(f"All {many} are done; their logs are in {logs}")

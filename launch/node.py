@@ -132,6 +132,8 @@ def run_share(
     statuses = {rank.status() for rank in ranks}
     if STOPPED in statuses and statuses <= {0, STOPPED}:
         return Ending(STOPPED)
+    if failed is not None and watch.was_asked_too_early(failed):
+        return Ending(STOPPED)
     if failed is not None:
         wrong_call = failed.status() == WrongCall.exit_status
         status = WrongCall.exit_status if wrong_call else 1
@@ -187,6 +189,11 @@ class _Watch:
             first = min(failed, key=lambda rank: precedence(rank.status() or 0))
             return first, first.how_it_ended()
         return None, ""
+
+    def was_asked_too_early(self, rank: Rank) -> bool:
+        """Whether it was killed by what asks it to stop, as before it listens, with nothing done that could be lost."""
+        asked = {each for number in self._received if number in STOPS for each in (number, self._stop_by)}
+        return -(rank.status() or 0) in asked and not (rank.seen and rank.seen.moves)
 
     def end(self, grace: float) -> None:
         """Ask every rank that still runs to end, kill what is left of its group, and show its last words."""

@@ -179,6 +179,35 @@ def test_ranks_that_stop_when_asked_have_the_time_to_and_are_no_failure(
         assert log.read_text().splitlines() == ["ready", f"stopped by {signal.Signals(number).name}"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_ranks_that_are_asked_before_they_listen_have_stopped(
+    written: Callable[..., Program], tmp_path: Path, number: int
+) -> None:
+    launcher, _ = start_launcher(written("print('ready', flush=True); time.sleep(600)"), tmp_path)
+    launcher.send_signal(number)
+    output, _ = launcher.communicate(timeout=60)
+    assert output.splitlines()[-1] == "status 75"
+
+
+def test_a_rank_that_is_killed_by_such_a_signal_when_it_had_done_something_has_failed(
+    written: Callable[..., Program], tmp_path: Path
+) -> None:
+    program = """
+        from pathlib import Path
+        from trainer.pulse import PULSE, pulse_of, read_pulse
+        with pulse_of(os.environ) as pulse:
+            pulse.moved(step=1)
+            while not ((seen := read_pulse(Path(os.environ[PULSE]))) and seen.moves):
+                time.sleep(0.1)
+            print("ready", flush=True)
+            time.sleep(600)
+    """
+    launcher, _ = start_launcher(written(program), tmp_path)
+    launcher.send_signal(signal.SIGTERM)
+    output, _ = launcher.communicate(timeout=60)
+    assert "stopped by SIGTERM; the logs are in " in output
+
+
 def test_ranks_that_were_asked_without_the_launcher_are_waited_for(
     written: Callable[..., Program], tmp_path: Path
 ) -> None:

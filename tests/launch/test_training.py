@@ -125,7 +125,7 @@ def test_a_launch_told_to_stop_goes_on_later_and_a_rank_that_dies_is_named_and_t
     stopped = re.fullmatch(r"SIGTERM: stopped after step (\d+); started again, it goes on", told)
     assert stopped, told
     assert (tmp_path / f"run/checkpoints/step-{int(stopped[1]):08d}/manifest.json").exists()
-    assert last == "All 2 processes have stopped after a checkpoint; the same call goes on; their logs are in run/logs"
+    assert last == "All 2 processes have stopped when asked to; the same call goes on; their logs are in run/logs"
 
     launcher = launch(tmp_path / "killed")
     ranks = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
