@@ -18,6 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol
 
+from trainer.sqlite_lock import alone_at
+
 START_SECONDS = 30.0
 """Longest wait for the run's id. A run that has none by then gets it later, in the background."""
 FINISH_SECONDS = 20.0
@@ -253,13 +255,14 @@ class _WrittenRun:
         for noisy in ("urllib3.connectionpool", "mlflow.store.db.utils"):
             logging.getLogger(noisy).addFilter(_of_another_thread)
         self._place = without_credentials(mlflow.get_tracking_uri())
-        client = mlflow.MlflowClient()
-        if self._resume is not None and not self._reopened(client):
-            _log.warning("tracking: run %s is gone from the tracker; a new one is started", self._resume)
-            self._resume = self._id = None
-        if self._id is None:
-            experiment = _experiment_id(client, self._experiment)
-            self._id = client.create_run(experiment, tags=self._tags, run_name=self._name).info.run_id
+        with alone_at(mlflow.get_tracking_uri(), START_SECONDS):
+            client = mlflow.MlflowClient()
+            if self._resume is not None and not self._reopened(client):
+                _log.warning("tracking: run %s is gone from the tracker; a new one is started", self._resume)
+                self._resume = self._id = None
+            if self._id is None:
+                experiment = _experiment_id(client, self._experiment)
+                self._id = client.create_run(experiment, tags=self._tags, run_name=self._name).info.run_id
         self._client = client
 
     def _reopened(self, client: Any) -> bool:

@@ -155,7 +155,8 @@ def test_a_server_that_is_gone_for_good_is_an_error_in_the_stated_time(
     killed = time.monotonic()
     with pytest.raises(Fault, match=rf"^{place}/shard-.*: no connection to {server.endpoint} for \d+ s; is the server"):
         batches += epoch
-    assert 3 <= time.monotonic() - killed < 3 + 15  # the patience, and the reading of a busy machine
+    # The patience counts from the begin of a try, which may be before the kill; a busy machine takes its time to read.
+    assert 2 <= time.monotonic() - killed < 3 + 15
     assert_equal(batches, undisturbed[: len(batches)])
 
 
@@ -168,7 +169,7 @@ def test_a_server_that_answers_nothing_any_more_is_an_error_in_the_stated_time(
     frozen = time.monotonic()
     with pytest.raises(Fault, match=rf"^{place}/shard-.*: the S3 server {server.endpoint} was silent for \d+ s"):
         batches += epoch
-    assert 3 <= time.monotonic() - frozen < 3 + 1 + 15
+    assert 2 <= time.monotonic() - frozen < 3 + 1 + 15
     assert_equal(batches, undisturbed[: len(batches)])
 
 

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.waiting import wait_until
 from trainer import tracking
 from trainer.tracking import Run, import_mlflow, start_run, without_credentials
 
@@ -87,6 +88,35 @@ def test_without_a_setting_runs_go_to_mlflow_db_in_the_working_directory(tracker
     start_run("plain", "default", {}, {}).finish()
     with sqlite3.connect(tracker / "mlflow.db") as database:
         assert ("plain",) in database.execute("select name from runs").fetchall()
+
+
+def test_processes_that_come_to_a_new_database_at_once_all_write_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new.db")
+    program = (
+        "import sys, time; from pathlib import Path; from trainer.tracking import import_mlflow, start_run\n"
+        "import_mlflow().MlflowClient; Path(sys.argv[1] + '-ready').touch()\n"
+        "while not Path('go').exists(): time.sleep(0.001)\n"
+        "start_run(sys.argv[1], 'together', {}, {}).finish()"
+    )
+    names = ["one", "two"]
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, name],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in names
+    ]
+    wait_until(lambda: all((tmp_path / f"{name}-ready").exists() for name in names))
+    (tmp_path / "go").touch()
+    for process in begun:
+        assert "cannot be written to" not in process.communicate(timeout=100)[1]
+    with sqlite3.connect(tmp_path / "new.db") as database:
+        assert sorted(database.execute("select name from runs").fetchall()) == [("one",), ("two",)]
 
 
 def test_other_ranks_write_nothing(tracker: Path, tmp_path: Path) -> None:
