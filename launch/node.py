@@ -132,9 +132,9 @@ def run_share(
     statuses = {rank.status() for rank in ranks}
     if STOPPED in statuses and statuses <= {0, STOPPED}:
         return Ending(STOPPED)
-    if failed is not None and watch.was_asked_too_early(failed):
-        return Ending(STOPPED)
     if failed is not None:
+        if watch.was_asked_too_early(failed):
+            return Ending(STOPPED)
         wrong_call = failed.status() == WrongCall.exit_status
         status = WrongCall.exit_status if wrong_call else 1
         code = 0 if failed is watch.frozen else failed.status() or 0

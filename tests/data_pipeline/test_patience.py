@@ -69,7 +69,7 @@ def test_work_is_given_up_after_the_patience_and_not_before(silence: Silence) ->
     assert work.exhausted() is None
 
 
-def test_the_last_pause_ends_with_the_patience(silence: Silence) -> None:
+def test_the_last_pause_ends_with_the_patience() -> None:
     silence = Silence("s3://bucket/x", 0.5)
     work = Patience(silence)
     work.tries = 10
